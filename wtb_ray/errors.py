@@ -1,0 +1,258 @@
+"""Every exception of wtb-ray; this tree is the reference.
+
+WTBError                    500 INTERNAL              something of ours broke
+  InvalidRequest            422 INVALID_ARGUMENT      what was sent cannot be used; `field` and `reason` say why
+    UnknownNode             422 INVALID_ARGUMENT      a binding or variant names a node the graph does not have
+    UnknownVariant          422 INVALID_ARGUMENT      a binding names a variant that is not registered
+    UnknownScorer           422 INVALID_ARGUMENT      a batch names a scorer that does not exist
+    EmptyMatrix             422 INVALID_ARGUMENT      a batch without variants, cases or repetitions
+    TooManyCells            422 INVALID_ARGUMENT      a batch larger than the limit, by its count
+    InvalidCases            422 INVALID_ARGUMENT      a case file or list that cannot be read, by line and field
+    InvalidState            422 INVALID_ARGUMENT      a state that does not fit the graph's channels
+    BundleRejected          422 INVALID_ARGUMENT      an archive whose digest, size or paths are not acceptable
+    EntryFailed             422 INVALID_ARGUMENT      the entry raised, hung, or gave something that is no graph
+    NotImportable           422 INVALID_ARGUMENT      an implementation that other processes cannot import
+    UnsupportedGraph        422 INVALID_ARGUMENT      a graph that uses what cannot be checkpointed exactly
+  NotFound                  404 NOT_FOUND
+    UnknownProject          404 NOT_FOUND
+    UnknownVersion          404 NOT_FOUND
+    UnknownExecution        404 NOT_FOUND
+    UnknownCheckpoint       404 NOT_FOUND
+    UnknownBatch            404 NOT_FOUND
+    UnknownBundle           404 NOT_FOUND
+    UnknownObject           404 NOT_FOUND
+  Conflict                  409 FAILED_PRECONDITION
+    InvalidTransition       409 FAILED_PRECONDITION   the command does not apply to the state found
+    AlreadyExists           409 ALREADY_EXISTS
+    IdempotencyConflict     409 FAILED_PRECONDITION   the key was used with another body
+  Refused                   403 PERMISSION_DENIED     not allowed here (not loopback, not this host)
+  Unavailable               503 UNAVAILABLE           try again: database, runner or cluster is not there
+    DatabaseUnavailable     503 UNAVAILABLE
+    RunnerUnavailable       503 UNAVAILABLE
+  ConfigurationError        500 INTERNAL              a setting is wrong; names it
+  ObjectCorrupt             500 DATA_LOSS             stored bytes do not have the digest they are stored under
+  Fenced                    409 ABORTED               another owner holds this execution; the writer must stop
+  ExecutionFault            500 INTERNAL              why an execution ended without a result
+    NodeFailed              500 INTERNAL              a node raised
+    GraphFailed             500 INTERNAL              the graph failed outside any node (limit, reducer, router)
+    UnstorableValue         500 INTERNAL              a value that would not come back as its type
+    RunnerDied              500 INTERNAL              the process died in this execution when it ran alone
+    InterruptInBatch        500 INTERNAL              a cell asked a human and the batch has no answer for it
+    ScorerFailed            500 INTERNAL              a scorer raised
+
+Every class has a stable `code` (its name in snake case unless set), an HTTP status and a gRPC
+status name. Arguments survive pickling, so errors cross Ray processes unchanged.
+"""
+
+import re
+from typing import Any, ClassVar
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+
+
+class WTBError(Exception):
+    """Something inside the bench broke."""
+
+    code: ClassVar[str] = "wtb_error"
+    http_status: ClassVar[int] = 500
+    grpc_status: ClassVar[str] = "INTERNAL"
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "code" not in cls.__dict__:
+            cls.code = _snake(cls.__name__)
+
+    def __init__(self, message: str | None = None, **details: Any) -> None:
+        self.message = message or (type(self).__doc__ or type(self).__name__).strip()
+        self.details = details
+        super().__init__(self.message)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.message, self.details)
+
+    def __str__(self) -> str:
+        return self.message
+
+    def body(self) -> dict[str, Any]:
+        """The one JSON form of an error: `{"code", "message", "details"}`."""
+        return {"code": self.code, "message": self.message, "details": self.details}
+
+
+def _rebuild(cls: type[WTBError], message: str, details: dict[str, Any]) -> WTBError:
+    return cls(message, **details)
+
+
+class InvalidRequest(WTBError):
+    """What was sent cannot be used."""
+
+    http_status = 422
+    grpc_status = "INVALID_ARGUMENT"
+
+
+class UnknownNode(InvalidRequest):
+    """The graph has no node of this name."""
+
+
+class UnknownVariant(InvalidRequest):
+    """No variant of this name is registered for the node."""
+
+
+class UnknownScorer(InvalidRequest):
+    """No scorer of this name exists."""
+
+
+class EmptyMatrix(InvalidRequest):
+    """A batch needs at least one variant, one case and one repetition."""
+
+
+class TooManyCells(InvalidRequest):
+    """The batch has more cells than the limit allows."""
+
+
+class InvalidCases(InvalidRequest):
+    """The test cases cannot be read."""
+
+
+class InvalidState(InvalidRequest):
+    """The state does not fit the graph's channels."""
+
+
+class BundleRejected(InvalidRequest):
+    """The bundle is not acceptable."""
+
+
+class EntryFailed(InvalidRequest):
+    """The entry did not give a graph."""
+
+
+class NotImportable(InvalidRequest):
+    """The implementation cannot be imported by other processes: move it into a module."""
+
+
+class UnsupportedGraph(InvalidRequest):
+    """The graph uses something that cannot be checkpointed exactly."""
+
+
+class NotFound(WTBError):
+    """There is no such thing."""
+
+    http_status = 404
+    grpc_status = "NOT_FOUND"
+
+
+class UnknownProject(NotFound):
+    """There is no project of this name."""
+
+
+class UnknownVersion(NotFound):
+    """There is no project version with this digest."""
+
+
+class UnknownExecution(NotFound):
+    """There is no execution with this id."""
+
+
+class UnknownCheckpoint(NotFound):
+    """The execution has no checkpoint with this id."""
+
+
+class UnknownBatch(NotFound):
+    """There is no batch with this id."""
+
+
+class UnknownBundle(NotFound):
+    """There is no bundle with this digest."""
+
+
+class UnknownObject(NotFound):
+    """There is no stored object with this digest."""
+
+
+class Conflict(WTBError):
+    """The request conflicts with what is there."""
+
+    http_status = 409
+    grpc_status = "FAILED_PRECONDITION"
+
+
+class InvalidTransition(Conflict):
+    """The command does not apply in the state found."""
+
+
+class AlreadyExists(Conflict):
+    """It exists already."""
+
+    grpc_status = "ALREADY_EXISTS"
+
+
+class IdempotencyConflict(Conflict):
+    """This idempotency key was used with another request."""
+
+
+class Refused(WTBError):
+    """This is not allowed here."""
+
+    http_status = 403
+    grpc_status = "PERMISSION_DENIED"
+
+
+class Unavailable(WTBError):
+    """A needed part is not there at the moment; try again."""
+
+    http_status = 503
+    grpc_status = "UNAVAILABLE"
+
+
+class DatabaseUnavailable(Unavailable):
+    """The database does not answer."""
+
+
+class RunnerUnavailable(Unavailable):
+    """No runner could be started for this code."""
+
+
+class ConfigurationError(WTBError):
+    """A setting is wrong."""
+
+
+class ObjectCorrupt(WTBError):
+    """Stored bytes do not have the digest they are stored under."""
+
+    grpc_status = "DATA_LOSS"
+
+
+class Fenced(WTBError):
+    """Another owner holds this execution now; this writer must stop."""
+
+    http_status = 409
+    grpc_status = "ABORTED"
+
+
+class ExecutionFault(WTBError):
+    """The execution ended without a result."""
+
+
+class NodeFailed(ExecutionFault):
+    """A node raised."""
+
+
+class GraphFailed(ExecutionFault):
+    """The graph failed outside any node."""
+
+
+class UnstorableValue(ExecutionFault):
+    """A value in the state would not come back from the checkpoint as its type."""
+
+
+class RunnerDied(ExecutionFault):
+    """The runner process died while this execution ran alone in it."""
+
+
+class InterruptInBatch(ExecutionFault):
+    """A node asked for an answer and the batch has none for it."""
+
+
+class ScorerFailed(ExecutionFault):
+    """A scorer raised."""

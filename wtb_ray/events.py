@@ -1,0 +1,238 @@
+"""Everything that can happen, as one union discriminated by `type`, in the past tense.
+
+An event row is `(xid, seq, at, type, project, execution_id, batch_id, actor, payload)`; the payload
+is the canonical JSON of the fields declared here. The cursor of an event is the opaque `xid.seq`.
+"""
+
+from datetime import datetime
+from typing import Annotated, Any, ClassVar, Literal, get_args
+
+from pydantic import Field, TypeAdapter
+
+from wtb_ray import errors
+from wtb_ray.model import Fault, Frozen, canonical
+
+
+class Cursor(Frozen):
+    """A position in the event log: transaction id and sequence number."""
+
+    START: ClassVar["Cursor"]
+
+    xid: int = 0
+    seq: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.xid}.{self.seq}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Cursor":
+        """The cursor of its text form.
+
+        Raises:
+            InvalidRequest: The text is no cursor.
+        """
+        xid, dot, seq = text.partition(".")
+        if not (dot and xid.isdecimal() and seq.isdecimal()):
+            raise errors.InvalidRequest(
+                f"after={text!r} is not a cursor", field="after", reason="form is <xid>.<seq>"
+            )
+        return cls(xid=int(xid), seq=int(seq))
+
+
+Cursor.START = Cursor()
+
+
+class Event(Frozen):
+    """Base of all events; ids are columns of the row, fields are its payload."""
+
+    type: str
+
+    def payload(self) -> str:
+        """Canonical JSON of the fields without the type."""
+        return canonical(self.model_dump(mode="json", exclude={"type"}))
+
+
+class ProjectRegistered(Event):
+    type: Literal["project.registered"] = "project.registered"
+    version: str
+
+
+class ExecutionCreated(Event):
+    type: Literal["execution.created"] = "execution.created"
+    version: str
+    binding: dict[str, str]
+
+
+class ExecutionStarted(Event):
+    type: Literal["execution.started"] = "execution.started"
+    owner: str
+    epoch: int
+    attempt: int
+
+
+class ExecutionRequeued(Event):
+    type: Literal["execution.requeued"] = "execution.requeued"
+    reason: str
+    suspect: int
+
+
+class ExecutionPaused(Event):
+    type: Literal["execution.paused"] = "execution.paused"
+    reason: str
+    interrupts: list[dict[str, Any]] = Field(default_factory=list)
+
+
+class ExecutionResumed(Event):
+    type: Literal["execution.resumed"] = "execution.resumed"
+
+
+class ExecutionCompleted(Event):
+    type: Literal["execution.completed"] = "execution.completed"
+    latency_ms: float
+    node_runs: int
+
+
+class ExecutionFailed(Event):
+    type: Literal["execution.failed"] = "execution.failed"
+    error: Fault
+
+
+class ExecutionCancelled(Event):
+    type: Literal["execution.cancelled"] = "execution.cancelled"
+    reason: str | None = None
+
+
+class StepCompleted(Event):
+    type: Literal["step.completed"] = "step.completed"
+    thread_id: str
+    checkpoint_id: str
+    step: int
+    nodes: list[str]
+    next_nodes: list[str]
+    duration_ms: float
+
+
+class BranchCreated(Event):
+    type: Literal["branch.created"] = "branch.created"
+    thread_id: str
+    parent_thread: str | None
+    parent_checkpoint: str | None
+    reason: str
+
+
+class BatchCreated(Event):
+    type: Literal["batch.created"] = "batch.created"
+    version: str
+    variants: list[str]
+    cases: int
+    cells: int
+
+
+class BatchStarted(Event):
+    type: Literal["batch.started"] = "batch.started"
+
+
+class BatchCompleted(Event):
+    type: Literal["batch.completed"] = "batch.completed"
+    counts: dict[str, int]
+
+
+class BatchFailed(Event):
+    type: Literal["batch.failed"] = "batch.failed"
+    reason: str
+
+
+class BatchCancelled(Event):
+    type: Literal["batch.cancelled"] = "batch.cancelled"
+    reason: str | None = None
+
+
+class CellScored(Event):
+    type: Literal["cell.scored"] = "cell.scored"
+    cell: int
+    variant: str
+    case: str
+    repetition: int
+    scores: dict[str, float | None]
+
+
+class CellFailed(Event):
+    type: Literal["cell.failed"] = "cell.failed"
+    cell: int
+    variant: str
+    case: str
+    repetition: int
+    error: Fault
+
+
+class RunnerStarted(Event):
+    type: Literal["runner.started"] = "runner.started"
+    runner: str
+    pool: str
+    epoch: int
+    host: str
+    pid: int
+
+
+class RunnerLost(Event):
+    type: Literal["runner.lost"] = "runner.lost"
+    runner: str
+    reason: str
+    executions: int
+
+
+class RunnerLagged(Event):
+    type: Literal["runner.lagged"] = "runner.lagged"
+    runner: str
+    lag_ms: float
+    nodes: list[str]
+
+
+class LeaderboardComputed(Event):
+    type: Literal["leaderboard.computed"] = "leaderboard.computed"
+    digest: str
+
+
+AnyEvent = Annotated[
+    ProjectRegistered
+    | ExecutionCreated
+    | ExecutionStarted
+    | ExecutionRequeued
+    | ExecutionPaused
+    | ExecutionResumed
+    | ExecutionCompleted
+    | ExecutionFailed
+    | ExecutionCancelled
+    | StepCompleted
+    | BranchCreated
+    | BatchCreated
+    | BatchStarted
+    | BatchCompleted
+    | BatchFailed
+    | BatchCancelled
+    | CellScored
+    | CellFailed
+    | RunnerStarted
+    | RunnerLost
+    | RunnerLagged
+    | LeaderboardComputed,
+    Field(discriminator="type"),
+]
+
+EVENT: TypeAdapter[Event] = TypeAdapter(AnyEvent)
+TYPES: dict[str, type[Event]] = {
+    cls.model_fields["type"].default: cls for cls in get_args(get_args(AnyEvent)[0])
+}
+
+
+class EventRow(Frozen):
+    """An event as it is read back, with its place in the log."""
+
+    cursor: str
+    at: datetime
+    type: str
+    project: str | None
+    execution_id: str | None
+    batch_id: str | None
+    actor: str
+    payload: dict[str, Any]

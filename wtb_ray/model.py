@@ -1,0 +1,298 @@
+"""Frozen models and ids that all layers share."""
+
+import hashlib
+import secrets
+import time
+from datetime import datetime
+from typing import Any, Literal
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field
+
+from wtb_ray.states import BatchStatus, CellStatus, ExecutionStatus
+
+NAMESPACE = "wtb"
+"""Ray namespace of every actor of the bench."""
+
+
+def new_id(prefix: str) -> str:
+    """A unique id that sorts by creation time: prefix, 12 hex of milliseconds, 12 random hex."""
+    return f"{prefix}{time.time_ns() // 1_000_000:012x}{secrets.token_hex(6)}"
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys and no spaces: the text that digests are taken of."""
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS).decode()
+
+
+def digest(value: Any) -> str:
+    """SHA-256 in hex of bytes, or of the canonical JSON of anything else."""
+    raw = value if isinstance(value, bytes) else canonical(value).encode()
+    return hashlib.sha256(raw).hexdigest()
+
+
+def thread_id(execution_id: str, branch: int) -> str:
+    """The LangGraph thread of an execution's n-th branch."""
+    return f"{execution_id}.{branch}"
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class VariantSpec(Frozen):
+    """Another implementation of a node, or the same one with other parameters."""
+
+    implementation: str | None = None
+    """`"pkg.module:function"`; None keeps the node's own implementation."""
+    params: dict[str, Any] = Field(default_factory=dict)
+    """What `wtb_ray.params()` gives inside the node."""
+
+
+class ProjectSpec(Frozen):
+    """What a project version is made of; its digest is the version."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
+    entry: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+    """`"pkg.module:name"` of a StateGraph, a factory of one, or a compiled graph."""
+    bundle: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    """SHA-256 of the code archive; None when the entry is importable wherever the bench runs."""
+    variants: dict[str, dict[str, VariantSpec]] = Field(default_factory=dict)
+    """node -> variant name -> variant."""
+    workflow_variants: dict[str, str] = Field(default_factory=dict)
+    """name -> entry of a whole other graph."""
+    state_types: tuple[str, ...] = ()
+    """`"pkg.module:Class"` of further classes that may be stored in state."""
+    description: str = ""
+
+    def version(self) -> str:
+        """The digest that names this version."""
+        return digest(self.model_dump(mode="json"))
+
+
+class NodeInfo(Frozen):
+    """A node as registration found it."""
+
+    name: str
+    implementation: str
+    is_async: bool
+    subgraph: bool = False
+    fingerprint: str
+    """Digest of code, closure values and partial arguments."""
+
+
+class GraphInfo(Frozen):
+    """A graph as registration found it."""
+
+    nodes: tuple[NodeInfo, ...]
+    edges: tuple[tuple[str, str], ...]
+    channels: tuple[str, ...]
+    input_channels: tuple[str, ...]
+
+
+class ProjectVersion(Frozen):
+    """A registered version of a project."""
+
+    project: str
+    version: str
+    spec: ProjectSpec
+    graph: GraphInfo
+    workflows: dict[str, GraphInfo] = Field(default_factory=dict)
+    created_at: datetime
+
+
+class Fault(Frozen):
+    """Why an execution or cell failed, in a form that can be stored and shown."""
+
+    code: str
+    """Stable code of `wtb_ray.errors`, e.g. `node_failed`, `runner_died`."""
+    type: str
+    """Class name of the exception."""
+    message: str
+    node: str | None = None
+    attempt: int = 1
+    """Which try of the node raised, by its retry policy."""
+    traceback: str | None = None
+
+
+class Execution(Frozen):
+    """One run of one input."""
+
+    id: str
+    project: str
+    version: str
+    binding: dict[str, str]
+    status: ExecutionStatus
+    reason: str | None = None
+    wanted: str = "run"
+    epoch: int
+    owner: str | None = None
+    thread_id: str
+    head: str | None = None
+    head_step: int | None = None
+    recursion_limit: int
+    breakpoints: tuple[str, ...] = ()
+    batch_id: str | None = None
+    case_id: str | None = None
+    repetition: int | None = None
+    attempt: int = 0
+    suspect: int = 0
+    error: Fault | None = None
+    latency_ms: float | None = None
+    node_runs: int = 0
+    created_at: datetime
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+
+
+class Assignment(Frozen):
+    """One execution given to a runner: all that it needs to start or go on."""
+
+    execution_id: str
+    epoch: int
+    thread_id: str
+    head: str | None
+    head_step: int | None
+    version: str
+    project: str
+    binding: dict[str, str]
+    input: Any = None
+    recursion_limit: int
+    breakpoints: tuple[str, ...] = ()
+    batch_id: str | None = None
+    case_id: str | None = None
+    repetition: int = 0
+    suspect: int = 0
+
+
+class Branch(Frozen):
+    """One LangGraph thread of an execution."""
+
+    thread_id: str
+    execution_id: str
+    number: int
+    parent_thread: str | None = None
+    parent_checkpoint: str | None = None
+    reason: str
+    created_at: datetime
+
+
+class NodeRun(Frozen):
+    """One node in one super-step."""
+
+    name: str
+    task_id: str
+    duration_ms: float
+    error: str | None = None
+
+
+class Step(Frozen):
+    """One root super-step, and the checkpoint that it ended in."""
+
+    thread_id: str
+    checkpoint_id: str
+    step: int
+    source: str
+    nodes: tuple[NodeRun, ...]
+    next_nodes: tuple[str, ...]
+    duration_ms: float
+    manifest: str | None = None
+    created_at: datetime
+
+
+class Case(Frozen):
+    """One test case of a batch."""
+
+    id: str = Field(min_length=1, max_length=200)
+    input: dict[str, Any]
+    expected: Any = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+
+class ScorerSpec(Frozen):
+    """A scorer by name or import path, with its arguments."""
+
+    name: str
+    """A built-in name (`exact`, `token_f1`, ...) or `"pkg.module:function"` of the project."""
+    args: dict[str, Any] = Field(default_factory=dict)
+
+    def digest(self) -> str:
+        return digest(self.model_dump(mode="json"))
+
+
+class BatchSpec(Frozen):
+    """What a batch runs."""
+
+    project: str
+    version: str | None = None
+    """None takes the project's newest version when the batch is made."""
+    variants: tuple[dict[str, str], ...]
+    """Bindings `{node: variant}`, each with an optional `_workflow` and `_name`."""
+    cases: tuple[Case, ...]
+    scorers: tuple[ScorerSpec, ...] = ()
+    repetitions: int = Field(default=1, ge=1)
+    node_errors: Literal["zero", "exclude"] = "zero"
+    """Whether a cell with a node error counts as score 0 or is left out of the mean."""
+    share_prefix: bool = True
+    priority: int = Field(default=0, ge=-100, le=100)
+    recursion_limit: int | None = Field(default=None, ge=1)
+
+
+class Batch(Frozen):
+    """A matrix of variants, cases and repetitions, and how far it is."""
+
+    id: str
+    project: str
+    version: str
+    status: BatchStatus
+    variants: tuple[str, ...]
+    bindings: tuple[dict[str, str], ...]
+    scorers: tuple[ScorerSpec, ...]
+    repetitions: int
+    node_errors: str
+    cases: int
+    cells: int
+    counts: dict[str, int]
+    """Cells by status."""
+    reason: str | None = None
+    created_at: datetime
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+
+
+class Cell(Frozen):
+    """One variant on one case in one repetition."""
+
+    id: int
+    batch_id: str
+    variant: str
+    case_id: str
+    repetition: int
+    status: CellStatus
+    execution_id: str | None = None
+    error: Fault | None = None
+    latency_ms: float | None = None
+    scores: dict[str, float | None] = Field(default_factory=dict)
+
+
+class Score(Frozen):
+    """One metric of one scorer on one cell."""
+
+    metric: str
+    value: float | None
+    explanation: str | None = None
+
+
+class Runner(Frozen):
+    """A runner process and its lease."""
+
+    id: str
+    pool: str
+    status: str
+    slots: int
+    solo: bool
+    host: str
+    pid: int | None
+    epoch: int
+    expired: bool
+    in_flight: int

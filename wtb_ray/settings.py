@@ -1,0 +1,67 @@
+"""Every setting, read once from `WTB_*` and passed on as a value."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Settings of one installation. Each is the environment variable `WTB_<NAME>`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="WTB_", frozen=True, extra="forbid", use_attribute_docstrings=True
+    )
+
+    data_dir: Path = Path(".wtb")
+    """Where embedded Postgres, local objects and unpacked bundles live."""
+    database_url: str | None = None
+    """A Postgres URL. Unset: the embedded Postgres under `data_dir`."""
+    objects_url: str | None = None
+    """An fsspec URL for objects. Unset: `data_dir/objects`."""
+    http_host: str = "127.0.0.1"
+    """Where HTTP listens; only loopback is accepted until tokens exist."""
+    http_port: PositiveInt = 8000
+    """Port of HTTP, SSE and WebSocket."""
+    grpc_port: PositiveInt = 9000
+    """Port of gRPC."""
+    dashboard_port: PositiveInt = 8265
+    """Port of the Ray dashboard."""
+    runner_slots: PositiveInt = 64
+    """Executions at once in one runner; sync nodes get as many threads."""
+    runners_per_pool: PositiveInt = Field(default_factory=lambda: max(1, os.cpu_count() or 1))
+    """Most runner processes that serve one version of one project."""
+    runner_cpus: Annotated[float, Field(gt=0)] = 0.1
+    """CPUs that Ray reserves for a runner."""
+    chunk_size: PositiveInt = 32
+    """Executions handed to a runner in one call."""
+    lease_ttl_s: PositiveFloat = 15.0
+    """A runner whose lease was not renewed for this long may be taken for dead."""
+    idle_pool_s: PositiveFloat = 300.0
+    """A pool without work is closed after this time."""
+    infrastructure_retries: PositiveInt = 5
+    """How often an execution is started again after infrastructure errors before it fails."""
+    entry_timeout_s: PositiveFloat = 60.0
+    """Longest time that importing an entry and building its graph may take."""
+    recursion_limit: PositiveInt = 100
+    """Most super-steps of an execution unless it names its own limit."""
+    max_cells: PositiveInt = 200_000
+    """Most cells of one batch."""
+    max_body_mb: PositiveInt = 64
+    """Largest request body and largest bundle."""
+    pool_size: PositiveInt = 4
+    """Database connections of one process."""
+    poll_ms: PositiveInt = 50
+    """How often a process looks for new events."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """Level of the bench's own log lines."""
+
+    def objects(self) -> str:
+        """The object store's URL, with the default filled in."""
+        return self.objects_url or f"file://{self.data_dir.resolve() / 'objects'}"
+
+    def absolute(self) -> "Settings":
+        """The same settings with `data_dir` absolute, fit to be sent to other processes."""
+        return self.model_copy(update={"data_dir": self.data_dir.resolve()})
