@@ -1,0 +1,172 @@
+"""The bodies of requests and answers, shared by the HTTP service and its clients.
+
+Answers reuse the models of `wtb_ray.model`; what is only ever a wire form stands here.
+"""
+
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+from pydantic import Field
+
+from wtb_ray.model import Case, Frozen, NodeRun, ScorerSpec, VariantSpec
+from wtb_ray.states import BatchStatus, CellStatus, ExecutionStatus
+
+
+Item = TypeVar("Item")
+
+
+class Page(Frozen, Generic[Item]):
+    """A part of a list; `next` is the `after` of the following part, or null at the end."""
+
+    items: list[Item]
+    next: str | None = None
+
+
+class ExecuteRequest(Frozen):
+    """Body of `POST workflows/{name}/execute`."""
+
+    initial_state: dict[str, Any] = Field(default_factory=dict)
+    variant_config: dict[str, str] = Field(default_factory=dict)
+    """`{node: variant}`, with an optional `_workflow`."""
+    breakpoints: list[str] = Field(default_factory=list)
+    """`before:node` or `after:node`; a bare node name means before it."""
+    recursion_limit: int | None = Field(default=None, ge=1, le=100_000)
+    version: str | None = None
+    """A registered version; null takes the newest."""
+    priority: int = Field(default=0, ge=-100, le=100)
+
+
+class BatchTestRequest(Frozen):
+    """Body of `POST batch-tests` and `POST workflows/{name}/batch-test`."""
+
+    project: str | None = None
+    """Needed by `batch-tests`; under `workflows/{name}` it is that name."""
+    version: str | None = None
+    variant_matrix: list[dict[str, str]]
+    """Bindings `{node: variant}`; `_workflow` takes another graph, `_name` names the row."""
+    test_cases: list[Case | dict[str, Any]]
+    """Cases `{"id", "input", "expected", "metadata"}`; without `input` the whole object is the input."""
+    scorers: list[ScorerSpec | str] = Field(default_factory=list)
+    repetitions: int = 1
+    share_prefix: bool = True
+    node_errors: str = "zero"
+    priority: int = Field(default=0, ge=-100, le=100)
+    recursion_limit: int | None = Field(default=None, ge=1, le=100_000)
+
+
+class NodeView(Frozen):
+    """A node of a project with its variants."""
+
+    name: str
+    implementation: str
+    is_async: bool
+    subgraph: bool
+    fingerprint: str
+    variants: dict[str, VariantSpec]
+
+
+class Checkpoint(Frozen):
+    """A checkpoint of an execution, newest first in lists."""
+
+    id: str
+    thread_id: str
+    step: int
+    source: str
+    nodes: list[NodeRun]
+    next_nodes: list[str]
+    duration_ms: float
+    created_at: datetime
+
+
+class StateView(Frozen):
+    """The state at a checkpoint. Values of classes are shown as `{"__type__": ..., ...}`."""
+
+    execution_id: str
+    checkpoint_id: str | None
+    step: int | None
+    status: ExecutionStatus
+    next_nodes: list[str]
+    values: dict[str, Any]
+    interrupts: list[dict[str, Any]] = Field(default_factory=list)
+
+
+class Progress(Frozen):
+    """How far a batch is."""
+
+    id: str
+    status: BatchStatus
+    total: int
+    counts: dict[str, int]
+    """Cells by status."""
+    finished: int
+    percent: float
+    rate: float | None
+    """Cells finished per second since the start."""
+    remaining_s: float | None
+
+
+class CellResult(Frozen):
+    """One row of a batch's results."""
+
+    id: int
+    variant: str
+    binding: dict[str, str]
+    case_id: str
+    repetition: int
+    status: CellStatus
+    execution_id: str | None
+    scores: dict[str, float | None]
+    latency_ms: float | None
+    error: dict[str, Any] | None = None
+
+
+class MetricSummary(Frozen):
+    """One metric of one variant."""
+
+    metric: str
+    n: int
+    """Cells that count, errors included where they score 0."""
+    cases: int
+    """Cases these cells belong to: the unit of the interval."""
+    mean: float | None
+    low: float | None
+    high: float | None
+    """95 % interval of the mean."""
+
+
+class LeaderboardRow(Frozen):
+    """One variant."""
+
+    rank: int
+    variant: str
+    binding: dict[str, str]
+    metrics: list[MetricSummary]
+    cells: int
+    done: int
+    errors: int
+    """Cells that failed by a node error."""
+    excluded: int
+    latency_p50_ms: float | None
+    latency_p95_ms: float | None
+
+
+class Leaderboard(Frozen):
+    """The variants of a batch in the order of the first metric's mean."""
+
+    batch_id: str
+    digest: str
+    """Of the results it was computed from."""
+    primary: str | None
+    node_errors: str
+    rows: list[LeaderboardRow]
+    complete: bool
+    """Whether the batch has ended."""
+    notes: list[str] = Field(default_factory=list)
+
+
+class Health(Frozen):
+    """Answer of `/health` and `/ready`."""
+
+    status: str
+    version: str
+    components: dict[str, str] = Field(default_factory=dict)

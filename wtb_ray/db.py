@@ -1,0 +1,238 @@
+"""Postgres: the connection pool, transactions, named queries, migrations and group commit.
+
+Everything that is durable goes through a `Database`. Times in predicates are the database's own,
+and a transaction that was idle or ran too long is ended by the server, not waited for.
+"""
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from importlib import resources
+from typing import Any, Final, Generic, LiteralString, TypeVar, cast
+
+import psycopg
+from langgraph.checkpoint.postgres.base import MIGRATIONS as LANGGRAPH_MIGRATIONS
+from psycopg import AsyncConnection
+from psycopg.rows import DictRow, dict_row
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from wtb_ray import errors
+
+Connection = AsyncConnection[DictRow]
+
+SESSION: Final = (
+    "-c timezone=UTC -c idle_in_transaction_session_timeout=30s -c transaction_timeout=120s"
+)
+MIGRATION_LOCK: Final = 0x777462  # "wtb"
+RETRYABLE: Final = (
+    psycopg.OperationalError,
+    psycopg.errors.SerializationFailure,
+    psycopg.errors.DeadlockDetected,
+)
+
+
+def queries(name: str) -> dict[str, LiteralString]:
+    """The named blocks of `sql/{name}.sql`; each begins with a line `-- name: what_it_is`."""
+    text = resources.files("wtb_ray.sql").joinpath(f"{name}.sql").read_text()
+    parts = re.split(r"^-- name: (\w+)$", text, flags=re.MULTILINE)[1:]
+    return {
+        key: cast(LiteralString, sql.strip())
+        for key, sql in zip(parts[::2], parts[1::2], strict=True)
+    }
+
+
+class Database:
+    """A pool of connections to one database, for one process and event loop."""
+
+    def __init__(self, url: str, *, size: int = 4, name: str = "wtb", timeout: float = 30.0):
+        self.url = url
+        self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
+            url,
+            min_size=1,
+            max_size=size,
+            open=False,
+            timeout=timeout,
+            max_idle=300,
+            max_lifetime=1800,
+            kwargs={
+                "autocommit": True,
+                "prepare_threshold": 3,
+                "row_factory": dict_row,
+                "application_name": name,
+                "options": SESSION,
+            },
+        )
+
+    async def open(self) -> "Database":
+        """Opens the pool; returns at once, connections are made in the background."""
+        await self._pool.open(wait=False)
+        return self
+
+    async def close(self) -> None:
+        await self._pool.close()
+
+    async def __aenter__(self) -> "Database":
+        return await self.open()
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """A connection in autocommit mode.
+
+        Raises:
+            DatabaseUnavailable: No connection within the pool's timeout, or it was lost.
+        """
+        try:
+            async with self._pool.connection() as conn:
+                yield conn
+        except (PoolTimeout, psycopg.OperationalError) as e:
+            if isinstance(e, psycopg.errors.DeadlockDetected | psycopg.errors.SerializationFailure):
+                raise
+            raise errors.DatabaseUnavailable(f"the database does not answer: {e}") from e
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """A connection inside one transaction: committed at the end, rolled back on any exception."""
+        async with self.connection() as conn, conn.transaction():
+            yield conn
+
+    async def rows(
+        self, sql: LiteralString, params: Mapping[str, Any] | Sequence[Any] = ()
+    ) -> list[DictRow]:
+        """All rows of one statement."""
+        async with self.connection() as conn:
+            return await (await conn.execute(sql, params)).fetchall()
+
+    async def row(
+        self, sql: LiteralString, params: Mapping[str, Any] | Sequence[Any] = ()
+    ) -> DictRow | None:
+        """The first row of one statement, or None."""
+        async with self.connection() as conn:
+            return await (await conn.execute(sql, params)).fetchone()
+
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class GroupCommit(Generic[Item, Result]):
+    """Collects what concurrent tasks of a process want to write and commits it in groups.
+
+    `flush` gets all items that came while the last group was being written, in the order in which
+    they came, and returns one result or exception for each. Items that arrive during a flush form
+    the next group: no timer, so a lone item waits for nothing.
+    """
+
+    def __init__(
+        self, flush: Callable[[list[Item]], Awaitable[list[Result | BaseException]]], limit: int = 512
+    ):
+        self._flush = flush
+        self._limit = limit
+        self._queue: list[tuple[Item, asyncio.Future[Result]]] = []
+        self._task: asyncio.Task[None] | None = None
+
+    def submit(self, item: Item) -> "asyncio.Future[Result]":
+        """Puts the item into the next group, before any await, and gives its future."""
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._queue.append((item, future))
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run())
+        return future
+
+    async def _run(self) -> None:
+        while self._queue:
+            group, self._queue = self._queue[: self._limit], self._queue[self._limit :]
+            try:
+                results = await self._flush([item for item, _ in group])
+            except BaseException as e:
+                for _, future in group:
+                    if not future.done():
+                        future.set_exception(
+                            e if isinstance(e, Exception) else errors.Unavailable(repr(e))
+                        )
+                if not isinstance(e, Exception):
+                    raise
+                continue
+            for (_, future), result in zip(group, results, strict=True):
+                if future.done():
+                    continue
+                if isinstance(result, BaseException):
+                    future.set_exception(result)
+                else:
+                    future.set_result(result)
+
+    async def drain(self) -> None:
+        """Returns when everything submitted so far is written or failed."""
+        while self._task is not None and not self._task.done():
+            await asyncio.wait([self._task])
+
+
+def _migrations() -> list[tuple[int, str]]:
+    found = []
+    for entry in resources.files("wtb_ray.sql").iterdir():
+        if match := re.fullmatch(r"(\d{4})_\w+\.sql", entry.name):
+            found.append((int(match[1]), entry.read_text()))
+    return sorted(found)
+
+
+def migrate(url: str, *, timeout: float = 60.0) -> list[int]:
+    """Brings the database to the newest schema, LangGraph's tables included; gives what it applied.
+
+    Forward only, and safe to call from many processes at once. The lock is tried, never waited
+    for: a session that waits holds a snapshot, and LangGraph's `CREATE INDEX CONCURRENTLY` in the
+    session that has the lock would wait for that snapshot for ever.
+
+    Raises:
+        DatabaseUnavailable: The database does not answer, or the lock is not free within `timeout` s.
+    """
+    deadline = time.monotonic() + timeout
+    try:
+        with psycopg.connect(url, autocommit=True, connect_timeout=10) as conn:
+            while not _try_lock(conn):
+                if time.monotonic() > deadline:
+                    raise errors.DatabaseUnavailable(
+                        f"another process holds the migration lock for over {timeout:g} s"
+                    )
+                time.sleep(0.05)
+            try:
+                _migrate_langgraph(conn)
+                return _migrate_own(conn)
+            finally:
+                conn.execute("SELECT pg_advisory_unlock(%s)", (MIGRATION_LOCK,))
+    except psycopg.OperationalError as e:
+        raise errors.DatabaseUnavailable(f"the database does not answer: {e}") from e
+
+
+def _try_lock(conn: psycopg.Connection[Any]) -> bool:
+    row = conn.execute("SELECT pg_try_advisory_lock(%s)", (MIGRATION_LOCK,)).fetchone()
+    return bool(row and row[0])
+
+
+def _migrate_langgraph(conn: psycopg.Connection[Any]) -> None:
+    conn.execute(LANGGRAPH_MIGRATIONS[0])
+    row = conn.execute("SELECT max(v) FROM checkpoint_migrations").fetchone()
+    done = -1 if row is None or row[0] is None else int(row[0])
+    for number, sql in enumerate(LANGGRAPH_MIGRATIONS):
+        if number > done:
+            conn.execute(cast(LiteralString, sql))
+            conn.execute("INSERT INTO checkpoint_migrations (v) VALUES (%s)", (number,))
+
+
+def _migrate_own(conn: psycopg.Connection[Any]) -> list[int]:
+    conn.execute(
+        "CREATE TABLE IF NOT EXISTS wtb_migrations"
+        " (version integer PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"
+    )
+    done = {row[0] for row in conn.execute("SELECT version FROM wtb_migrations")}
+    applied = []
+    for version, sql in _migrations():
+        if version not in done:
+            with conn.transaction():
+                conn.execute(cast(LiteralString, sql))
+                conn.execute("INSERT INTO wtb_migrations (version) VALUES (%s)", (version,))
+            applied.append(version)
+    return applied
