@@ -14,6 +14,19 @@ from wtb_ray.states import BatchStatus, CellStatus, ExecutionStatus
 NAMESPACE = "wtb"
 """Ray namespace of every actor of the bench."""
 
+BUNDLE_MAX_MB = 64
+BUNDLE_MAX_FILES = 10_000
+BUNDLE_RESERVED = frozenset({"ray", "langgraph", "wtb_ray"})
+"""Top-level names that a bundle must not have: it would hide the bench's own packages."""
+BUNDLE_MAIN = ".wtb-main"
+"""File in a bundle: the path of the script that runs as `MAIN_MODULE`."""
+BUNDLE_PATHS = ".wtb-paths"
+"""File in a bundle: further folders for `sys.path`, one a line."""
+MAIN_MODULE = "__wtb_main__"
+"""What a script that was `__main__` at the user's is called wherever it is imported."""
+RUNNER_ENV = "WTB_IN_RUNNER"
+"""Environment variable of processes that import users' code."""
+
 
 def new_id(prefix: str) -> str:
     """A unique id that sorts by creation time: prefix, 12 hex of milliseconds, 12 random hex."""
@@ -163,6 +176,10 @@ class Assignment(Frozen):
     case_id: str | None = None
     repetition: int = 0
     suspect: int = 0
+    expected: Any = None
+    """What the batch's case expects; for the scorers."""
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    """The case's metadata; for the scorers."""
 
 
 class Branch(Frozen):
@@ -283,6 +300,18 @@ class Score(Frozen):
     explanation: str | None = None
 
 
+class Demand(Frozen):
+    """Work that waits for runners of one version."""
+
+    version: str
+    pending: int
+    """Executions that may start now."""
+    suspects: int
+    """Of these, the ones that must run alone."""
+    cells: int
+    """Cells of open batches that have no execution yet."""
+
+
 class Runner(Frozen):
     """A runner process and its lease."""
 
@@ -295,4 +324,8 @@ class Runner(Frozen):
     pid: int | None
     epoch: int
     expired: bool
+    overdue_s: float = 0.0
+    """Seconds since the lease ran out; 0 while it holds."""
+    idle_s: float = 0.0
+    """Seconds since it last was given work."""
     in_flight: int
