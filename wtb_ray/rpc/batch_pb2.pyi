@@ -1,0 +1,111 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class BatchStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    BATCH_STATUS_UNSPECIFIED: _ClassVar[BatchStatus]
+    BATCH_STATUS_PENDING: _ClassVar[BatchStatus]
+    BATCH_STATUS_RUNNING: _ClassVar[BatchStatus]
+    BATCH_STATUS_PAUSED: _ClassVar[BatchStatus]
+    BATCH_STATUS_COMPLETED: _ClassVar[BatchStatus]
+    BATCH_STATUS_FAILED: _ClassVar[BatchStatus]
+    BATCH_STATUS_CANCELLED: _ClassVar[BatchStatus]
+BATCH_STATUS_UNSPECIFIED: BatchStatus
+BATCH_STATUS_PENDING: BatchStatus
+BATCH_STATUS_RUNNING: BatchStatus
+BATCH_STATUS_PAUSED: BatchStatus
+BATCH_STATUS_COMPLETED: BatchStatus
+BATCH_STATUS_FAILED: BatchStatus
+BATCH_STATUS_CANCELLED: BatchStatus
+
+class Binding(_message.Message):
+    __slots__ = ("nodes",)
+    class NodesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    nodes: _containers.ScalarMap[str, str]
+    def __init__(self, nodes: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
+class TestCase(_message.Message):
+    __slots__ = ("id", "input", "expected", "metadata")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    INPUT_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    input: str
+    expected: str
+    metadata: str
+    def __init__(self, id: _Optional[str] = ..., input: _Optional[str] = ..., expected: _Optional[str] = ..., metadata: _Optional[str] = ...) -> None: ...
+
+class Scorer(_message.Message):
+    __slots__ = ("name", "args")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ARGS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    args: str
+    def __init__(self, name: _Optional[str] = ..., args: _Optional[str] = ...) -> None: ...
+
+class RunBatchTestRequest(_message.Message):
+    __slots__ = ("project", "version", "variant_matrix", "test_cases", "scorers", "repetitions", "share_prefix", "node_errors", "priority", "recursion_limit", "idempotency_key")
+    PROJECT_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    VARIANT_MATRIX_FIELD_NUMBER: _ClassVar[int]
+    TEST_CASES_FIELD_NUMBER: _ClassVar[int]
+    SCORERS_FIELD_NUMBER: _ClassVar[int]
+    REPETITIONS_FIELD_NUMBER: _ClassVar[int]
+    SHARE_PREFIX_FIELD_NUMBER: _ClassVar[int]
+    NODE_ERRORS_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    RECURSION_LIMIT_FIELD_NUMBER: _ClassVar[int]
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
+    project: str
+    version: str
+    variant_matrix: _containers.RepeatedCompositeFieldContainer[Binding]
+    test_cases: _containers.RepeatedCompositeFieldContainer[TestCase]
+    scorers: _containers.RepeatedCompositeFieldContainer[Scorer]
+    repetitions: int
+    share_prefix: bool
+    node_errors: str
+    priority: int
+    recursion_limit: int
+    idempotency_key: str
+    def __init__(self, project: _Optional[str] = ..., version: _Optional[str] = ..., variant_matrix: _Optional[_Iterable[_Union[Binding, _Mapping]]] = ..., test_cases: _Optional[_Iterable[_Union[TestCase, _Mapping]]] = ..., scorers: _Optional[_Iterable[_Union[Scorer, _Mapping]]] = ..., repetitions: _Optional[int] = ..., share_prefix: bool = ..., node_errors: _Optional[str] = ..., priority: _Optional[int] = ..., recursion_limit: _Optional[int] = ..., idempotency_key: _Optional[str] = ...) -> None: ...
+
+class BatchTestProgress(_message.Message):
+    __slots__ = ("batch_id", "status", "total", "counts", "finished", "percent", "rate", "remaining_s")
+    class CountsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    BATCH_ID_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_FIELD_NUMBER: _ClassVar[int]
+    PERCENT_FIELD_NUMBER: _ClassVar[int]
+    RATE_FIELD_NUMBER: _ClassVar[int]
+    REMAINING_S_FIELD_NUMBER: _ClassVar[int]
+    batch_id: str
+    status: BatchStatus
+    total: int
+    counts: _containers.ScalarMap[str, int]
+    finished: int
+    percent: float
+    rate: float
+    remaining_s: float
+    def __init__(self, batch_id: _Optional[str] = ..., status: _Optional[_Union[BatchStatus, str]] = ..., total: _Optional[int] = ..., counts: _Optional[_Mapping[str, int]] = ..., finished: _Optional[int] = ..., percent: _Optional[float] = ..., rate: _Optional[float] = ..., remaining_s: _Optional[float] = ...) -> None: ...
