@@ -1,0 +1,41 @@
+# Everything from a fresh clone: needs Python >= 3.11 and make, nothing else.
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+UV := $(shell command -v uv 2>/dev/null || echo .venv-uv/bin/uv)
+export RAY_USAGE_STATS_ENABLED := 0
+export RAY_AUTH_MODE := disabled
+
+.PHONY: install demo test lint protos bench chaos
+
+.venv/.installed: pyproject.toml uv.lock
+	@command -v $(UV) >/dev/null 2>&1 || ( $(PYTHON) -m venv .venv-uv && .venv-uv/bin/python -m pip install --quiet uv )
+	$(UV) sync --frozen --quiet --python $(PYTHON)
+	@touch $@
+
+install: .venv/.installed
+
+demo: install
+	$(BIN)/wtb demo rag
+
+test: install
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m wtb_ray.serve.config configs/dev.yaml configs/prod.yaml
+
+protos: install
+	$(UV) sync --frozen --quiet --group protos --python $(PYTHON)
+	cd protos/wtb/v1 && ../../../$(BIN)/python -m grpc_tools.protoc -Iwtb_ray/rpc=. \
+		--python_out=../../.. --grpc_python_out=../../.. --pyi_out=../../.. wtb_ray/rpc/*.proto
+
+bench: install
+	$(UV) sync --frozen --quiet --all-groups --python $(PYTHON)
+	$(BIN)/python -m benchmarks
+
+chaos: install
+	$(BIN)/python -m pytest tests/chaos -o addopts= --chaos=long
