@@ -5,13 +5,16 @@ and a transaction that was idle or ran too long is ended by the server, not wait
 """
 
 import asyncio
+import os
 import re
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib import resources
 from typing import Any, Final, Generic, LiteralString, TypeVar, cast
 
+import orjson
 import psycopg
 from langgraph.checkpoint.postgres.base import MIGRATIONS as LANGGRAPH_MIGRATIONS
 from psycopg import AsyncConnection
@@ -236,3 +239,24 @@ def _migrate_own(conn: psycopg.Connection[Any]) -> list[int]:
                 conn.execute("INSERT INTO wtb_migrations (version) VALUES (%s)", (version,))
             applied.append(version)
     return applied
+
+
+def main() -> int:
+    """`python -m wtb_ray.db [URL]`: migrates that database, or the one of `WTB_DATABASE_URL`.
+
+    Prints `{"applied": [...]}` or `{"error": {...}}`.
+    """
+    url = sys.argv[1] if len(sys.argv) > 1 else os.environ["WTB_DATABASE_URL"]
+    outcome: dict[str, Any]
+    try:
+        outcome = {"applied": migrate(url)}
+    except errors.WTBError as e:
+        outcome = {"error": e.body()}
+    except psycopg.Error as e:
+        outcome = {"error": errors.DatabaseUnavailable(str(e)).body()}
+    sys.stdout.write(f"{orjson.dumps(outcome).decode()}\n")
+    return int("error" in outcome)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
