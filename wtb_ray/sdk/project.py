@@ -1,0 +1,106 @@
+"""A project as its author describes it: a graph, variants of its nodes, and where their code is."""
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from wtb_ray import errors
+from wtb_ray.model import ProjectSpec, VariantSpec
+from wtb_ray.sdk.bundle import Code
+
+
+class WorkflowProject:
+    """A workflow that can be registered with a bench.
+
+    Args:
+        name: Letters, digits, `_`, `.` and `-`.
+        graph_factory: A function that gives a `StateGraph` or a compiled graph, or the import path
+            `"package.module:name"` of one or of such a function.
+        root: The folder that is sent to the bench. Unset: the nearest folder above the code with
+            a `pyproject.toml`, `langgraph.json` or `.git`, else the folder of the code itself.
+            Nothing is sent when all of the code belongs to installed packages.
+        description: For people.
+        state_types: Further classes that may be stored in the graph's state.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        graph_factory: Callable[..., Any] | str,
+        root: Path | str | None = None,
+        description: str = "",
+        state_types: Iterable[type | str] = (),
+    ) -> None:
+        self.name = name
+        self.description = description
+        self.code = Code(root)
+        self._entry = self.code.name(graph_factory, "graph_factory")
+        self._state_types = tuple(self.code.name(t, "state_types") for t in state_types)
+        self._variants: dict[str, dict[str, VariantSpec]] = {}
+        self._workflows: dict[str, str] = {}
+        self.spec(None)  # a name or path of the wrong form is refused here, not when it is sent
+
+    def register_variant(
+        self,
+        node: str,
+        name: str,
+        implementation: Callable[..., Any] | str | None = None,
+        params: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Add a variant of a node: another implementation, other `params`, or both.
+
+        Raises:
+            AlreadyExists: The node has a variant of this name.
+            NotImportable: Other processes cannot import the implementation.
+        """
+        if implementation is None and params is None:
+            raise errors.InvalidRequest(
+                f"variant {name!r} of node {node!r} has neither an implementation nor params",
+                field="implementation",
+                reason="missing",
+            )
+        if name in self._variants.get(node, {}):
+            raise errors.AlreadyExists(
+                f"node {node!r} has a variant {name!r} already", field="name", node=node
+            )
+        field = f"implementation of {node}/{name}"
+        path = None if implementation is None else self.code.name(implementation, field)
+        variant = VariantSpec(implementation=path, params=dict(params or {}))
+        self._variants.setdefault(node, {})[name] = variant
+
+    def register_workflow_variant(self, name: str, graph_factory: Callable[..., Any] | str) -> None:
+        """Add a whole other graph, chosen by `{"_workflow": name}`.
+
+        Raises:
+            AlreadyExists: There is a workflow variant of this name.
+            NotImportable: Other processes cannot import the factory.
+        """
+        if name in self._workflows:
+            raise errors.AlreadyExists(
+                f"there is a workflow variant {name!r} already", field="name"
+            )
+        self._workflows[name] = self.code.name(graph_factory, f"graph_factory of {name}")
+
+    def spec(self, bundle: str | None) -> ProjectSpec:
+        """What is registered, with the digest of the uploaded bundle."""
+        try:
+            return ProjectSpec(
+                name=self.name,
+                entry=self._entry,
+                bundle=bundle,
+                variants=self._variants,
+                workflow_variants=self._workflows,
+                state_types=self._state_types,
+                description=self.description,
+            )
+        except ValidationError as e:
+            first = e.errors()[0]
+            field = ".".join(map(str, first["loc"]))
+            raise errors.InvalidRequest(
+                f"{field}: {first['input']!r}: {first['msg']}", field=field, reason=first["type"]
+            ) from e
+
+    def __repr__(self) -> str:
+        return f"WorkflowProject({self.name!r}, {self._entry!r})"
