@@ -1,0 +1,123 @@
+"""The matrix of a batch as cells, the names of its variants, and when work is tried again.
+
+Pure: no clock, no I/O, no chance but a seeded one. The count is known, and refused, before the
+first cell is made.
+"""
+
+import random
+from collections.abc import Iterator, Mapping, Sequence, Sized
+from typing import Final, NamedTuple
+
+from wtb_ray import errors
+
+NAME: Final = "_name"
+"""Entry of a binding that names its variant and binds nothing."""
+WORKFLOW: Final = "_workflow"
+"""Entry of a binding that takes another graph."""
+SEED: Final = 20_240_411
+"""Of the order of cases; fixed, so that a batch is planned the same way wherever it is planned."""
+FIRST_DELAY_S: Final = 0.25
+LONGEST_DELAY_S: Final = 30.0
+
+
+class PlannedCell(NamedTuple):
+    """A cell to be made; `variant` and `case_ordinal` are places in the batch's lists, from 0."""
+
+    ordinal: int
+    variant: int
+    case_ordinal: int
+    repetition: int
+
+
+def expand(
+    bindings: Sequence[Mapping[str, str]], cases: Sized, repetitions: int, max_cells: int
+) -> tuple[list[str], Iterator[PlannedCell]]:
+    """The variants' names, and the cells one by one in the order of work.
+
+    That order is case, repetition, variant, so that the variants of a case run near each other in
+    time; cases come in one random order, the same for all variants, so that a batch that was
+    stopped has a fair sample of them.
+
+    Raises:
+        EmptyMatrix: There is no variant, case or repetition.
+        TooManyCells: There are more than `max_cells`; none is made.
+        InvalidRequest: Two variants are the same or have the same name.
+    """
+    sides = {"variant_matrix": len(bindings), "test_cases": len(cases), "repetitions": repetitions}
+    for field, size in sides.items():
+        if size < 1:
+            reason = f"is {size}" if field == "repetitions" else "is empty"
+            raise errors.EmptyMatrix(
+                f"a batch needs at least one variant, one case and one repetition; {field} {reason}",
+                field=field,
+                reason=reason,
+            )
+    count = len(bindings) * len(cases) * repetitions
+    if count > max_cells:
+        raise errors.TooManyCells(
+            f"{len(bindings):,} variants x {len(cases):,} cases x {repetitions:,} repetitions"
+            f" are {count:,} cells; the limit is {max_cells:,} (WTB_MAX_CELLS)",
+            field=max(sides, key=sides.__getitem__),
+            reason=f"{count} cells, {max_cells} allowed",
+            count=count,
+            limit=max_cells,
+        )
+    return variant_names(bindings), _cells(len(bindings), len(cases), repetitions)
+
+
+def _cells(variants: int, cases: int, repetitions: int) -> Iterator[PlannedCell]:
+    order = list(range(cases))
+    random.Random(SEED).shuffle(order)  # noqa: S311  an order, no secret
+    ordinal = 0
+    for case in order:
+        for repetition in range(repetitions):
+            for variant in range(variants):
+                yield PlannedCell(ordinal, variant, case, repetition)
+                ordinal += 1
+
+
+def variant_names(bindings: Sequence[Mapping[str, str]]) -> list[str]:
+    """A readable, unique name for each binding: its `_name`, else what it binds.
+
+    Equal bindings are refused unless `_name` tells them apart, as in a test of a variant against
+    itself.
+
+    Raises:
+        InvalidRequest: Two bindings are the same or have the same name, or a name is blank.
+    """
+    names: dict[str, int] = {}
+    unnamed: dict[frozenset[tuple[str, str]], int] = {}
+    for i, binding in enumerate(bindings):
+        entries = frozenset(binding.items())
+        if NAME not in binding and (first := unnamed.setdefault(entries, i)) != i:
+            _refuse(i, f"is the same as variant_matrix[{first}]; give one a '{NAME}'")
+        name = _name(i, binding)
+        if (first := names.setdefault(name, i)) != i:
+            _refuse(i, f"has the name {name!r} of variant_matrix[{first}] too")
+    return list(names)
+
+
+def _name(i: int, binding: Mapping[str, str]) -> str:
+    if NAME in binding:
+        name = binding[NAME].strip()
+        if not name or len(name) > 200 or not name.isprintable():
+            _refuse(i, f"'{NAME}' is up to 200 printable characters")
+        return name
+    parts = [f"{key.removeprefix('_')}={value}" for key, value in binding.items()]
+    return ", ".join(parts) or "default"
+
+
+def _refuse(i: int, reason: str) -> None:
+    raise errors.InvalidRequest(
+        f"variant_matrix[{i}] {reason}", field=f"variant_matrix[{i}]", reason=reason
+    )
+
+
+def bound(binding: Mapping[str, str]) -> dict[str, str]:
+    """What a binding binds: itself without `_name`."""
+    return {key: value for key, value in binding.items() if key != NAME}
+
+
+def retry_delay(attempt: int) -> float:
+    """Seconds to wait after the `attempt`-th infrastructure error: doubling, up to a limit."""
+    return min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0 ** min(max(attempt, 1) - 1, 32))
