@@ -1,0 +1,128 @@
+"""Why a run failed: the exception of a run as a `Fault` that can be stored and shown.
+
+The node to blame is read from the exception that was raised, by the frames it passed through, never
+from what tasks left behind: a cancelled sibling carries an error of its own. Reducers, key conflicts
+and the recursion limit fail outside any node, and a router fails after its node has ended.
+"""
+
+import asyncio
+import concurrent.futures
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+import langchain_core
+import langgraph.pregel as langgraph_pregel
+from langgraph.graph._branch import BranchSpec
+from langgraph.pregel import Pregel
+from langgraph.pregel._retry import arun_with_retry, run_with_retry
+
+from wtb_ray import errors
+from wtb_ray.model import Fault
+
+TASK: Final = frozenset({arun_with_retry.__code__, run_with_retry.__code__})
+"""LangGraph runs every task in one of these; the frame knows the task and its attempt."""
+ROUTER: Final = frozenset({BranchSpec._route.__code__, BranchSpec._aroute.__code__})
+LOOP: Final = frozenset({Pregel.stream.__code__, Pregel.astream.__code__})
+
+LANGGRAPH: Final = str(Path(langgraph_pregel.__file__).parents[1])
+MACHINERY: Final = (
+    LANGGRAPH,
+    str(Path(langchain_core.__file__).parent),
+    str(Path(asyncio.__file__).parent),
+    str(Path(concurrent.futures.__file__).parents[1]),
+)
+OURS: Final = frozenset(
+    str(Path(__file__).with_name(f"{name}.py")) for name in ("graphs", "faults", "saver", "db")
+)
+LONGEST_MESSAGE: Final = 4_000
+LONGEST_TRACEBACK: Final = 16_000
+
+
+def fault_of(error: BaseException) -> Fault:
+    """The fault of a run that raised: who, what, at which attempt, and where in the user's code."""
+    code, node, attempt = _blame(error)
+    return Fault(
+        code=code,
+        type=type(error).__name__,
+        message=_clean(_message(error), LONGEST_MESSAGE),
+        node=node,
+        attempt=attempt,
+        traceback=_clean(_traceback(error), LONGEST_TRACEBACK),
+    )
+
+
+def _blame(error: BaseException) -> tuple[str, str | None, int]:
+    if isinstance(error, errors.UnstorableValue):
+        return error.code, None, 1
+    path: dict[str, str] = {}
+    attempt, after = 1, list[FrameType]()
+    for frame in _frames(error):
+        if frame.f_code not in TASK:
+            after.append(frame)
+            continue
+        task = frame.f_locals["task"]
+        if task.id not in path:  # the same exception may have passed here in an earlier attempt
+            path[task.id], attempt, after = task.name, _attempt(frame), []
+    if not path:
+        return errors.GraphFailed.code, None, 1
+    code = errors.GraphFailed.code if _outside(after) else errors.NodeFailed.code
+    return code, "/".join(path.values()), attempt
+
+
+def _frames(error: BaseException) -> Iterator[FrameType]:
+    entry = error.__traceback__
+    while entry is not None:
+        yield entry.tb_frame
+        entry = entry.tb_next
+
+
+def _attempt(frame: FrameType) -> int:
+    runtime = frame.f_locals["config"]["configurable"]["__pregel_runtime"]
+    return int(runtime.execution_info.node_attempt)
+
+
+def _outside(frames: list[FrameType]) -> bool:
+    """Whether a router, or the loop of a subgraph, came before any code of the user."""
+    for frame in frames:
+        if frame.f_code in ROUTER or frame.f_code in LOOP:
+            return True
+        if not frame.f_code.co_filename.startswith(MACHINERY):
+            return False
+    return False
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as e:  # noqa: BLE001 - the user's __str__ can raise anything
+        return f"<the message cannot be shown: __str__ raised {type(e).__name__}>"
+
+
+def _traceback(error: BaseException) -> str:
+    told = traceback.TracebackException.from_exception(error, limit=-100)
+    _trim(told)
+    return "".join(told.format())
+
+
+def _trim(told: traceback.TracebackException) -> None:
+    kept = [
+        f for f in told.stack if not f.filename.startswith(MACHINERY) and f.filename not in OURS
+    ]
+    if kept:
+        told.stack = traceback.StackSummary.from_list(kept)
+    told.__notes__ = []
+    for part in (told.__cause__, told.__context__, *(told.exceptions or ())):
+        if part is not None:
+            _trim(part)
+
+
+def _clean(text: str, longest: int) -> str:
+    """Text that Postgres can store: no NUL, no lone surrogates, not too long."""
+    text = text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
+    if len(text) <= longest:
+        return text
+    half = longest // 2
+    return f"{text[:half]}\n... {len(text) - longest} characters left out ...\n{text[-half:]}"

@@ -1,0 +1,331 @@
+"""Running a graph: one execution from its head to the next place where it must stop.
+
+`run` enters LangGraph and says what became of the execution, read from the head that is stored,
+never from how LangGraph returned: it comes back normally from a drain at the last checkpoint and
+from an interrupt alike. Nothing here writes state; that is the saver's and the store's part.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, cast
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import Checkpoint, CheckpointMetadata
+from langgraph.errors import GraphDrained, GraphRecursionError
+from langgraph.pregel._algo import prepare_next_tasks
+from langgraph.pregel._checkpoint import channels_from_checkpoint
+from langgraph.pregel._io import read_channels
+from langgraph.pregel._task_status import read_task_statuses
+from langgraph.runtime import RunControl
+from langgraph.types import Command
+from pydantic_core import to_jsonable_python
+
+from wtb_ray import errors
+from wtb_ray.context import Context, entered
+from wtb_ray.entries import CompiledGraph
+from wtb_ray.faults import fault_of
+from wtb_ray.model import Assignment, Fault, digest
+from wtb_ray.saver import Attachment, Boundary, Saver
+from wtb_ray.states import Wanted
+
+log = logging.getLogger(__name__)
+
+Kind = Literal["completed", "interrupted", "drained", "breakpoint", "failed", "fenced"]
+
+
+class Control:
+    """Asks one run to stop at its next super-step boundary; from any thread, at any time."""
+
+    def __init__(self) -> None:
+        self.inner = RunControl()
+
+    def request_drain(self, reason: str) -> None:
+        self.inner.request_drain(reason)
+
+    @property
+    def reason(self) -> str | None:
+        return self.inner.drain_reason
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of a run, by the head that is stored."""
+
+    kind: Kind
+    fault: Fault | None = None
+    interrupts: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    """`{"id", "value", "node"}` of every question without an answer."""
+    values: dict[str, Any] | None = None
+    """The final state, as LangGraph gives it."""
+    next_nodes: tuple[str, ...] = ()
+    reason: str | None = None
+    """Why it was drained, or which breakpoint it stands at."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """A graph with its implementations bound, ready to run any number of executions at once."""
+
+    graph: CompiledGraph
+    breakpoints: tuple[str, ...]
+    """Those of the entry's own compile options."""
+    fingerprints: Mapping[str, str]
+    """Of every node's implementation, by path."""
+    params: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    """What `params()` gives, by path of the node."""
+
+    def next_tasks(
+        self, checkpoint: Checkpoint, metadata: CheckpointMetadata, config: RunnableConfig
+    ) -> tuple[tuple[str, str], ...]:
+        """Id and node name of each task that follows a root checkpoint."""
+        channels, managed = channels_from_checkpoint(self.graph.channels, checkpoint)
+        step = metadata["step"] + 1
+        tasks = prepare_next_tasks(
+            checkpoint,
+            [],
+            self.graph.nodes,
+            channels,
+            managed,
+            config,
+            step,
+            step + 2,
+            for_execution=False,
+            trigger_to_nodes=self.graph.trigger_to_nodes,
+            updated_channels=set(checkpoint.get("updated_channels") or ()) or None,
+        )
+        return tuple((task.id, task.name) for task in tasks.values())
+
+    def values(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """The state of a root checkpoint, as LangGraph gives it."""
+        channels, _ = channels_from_checkpoint(self.graph.channels, checkpoint)
+        return _state(read_channels(channels, self.graph.stream_channels_asis))
+
+
+async def run(
+    compiled: Compiled,
+    attachment: Attachment,
+    assignment: Assignment,
+    control: Control | None = None,
+    *,
+    answers: Mapping[str, Any] | None = None,
+    ran: Sequence[str] = (),
+    passed: str | None = None,
+) -> Outcome:
+    """Runs an attached execution from its head until it ends, asks, or is told to stop.
+
+    Args:
+        compiled: The graph of the execution's binding.
+        attachment: What the saver knows of it; its boundary and its wish to stop are set here.
+        assignment: Where it stands and what it was given.
+        control: To ask it to stop from outside.
+        answers: To questions at its head, by interrupt id.
+        ran: The nodes that ended in its head, for breakpoints after them.
+        passed: The checkpoint whose breakpoints a user has already sent it past.
+
+    Raises:
+        Unavailable: The database did not answer; nothing can be said about the execution.
+    """
+    one = _Run(compiled, attachment, assignment, control or Control(), ran, passed)
+    return await one.go(answers)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Head:
+    """The newest root checkpoint, as it is stored."""
+
+    id: str
+    step: int
+    checkpoint: Checkpoint
+    nodes: tuple[str, ...]
+    """The nodes of the following tasks that have not finished; empty at the end too."""
+    ended: bool
+    interrupts: list[dict[str, Any]]
+
+
+class _Run:
+    """One call of `run`: what it knows between LangGraph's callbacks and its return."""
+
+    def __init__(
+        self,
+        compiled: Compiled,
+        attachment: Attachment,
+        assignment: Assignment,
+        control: Control,
+        ran: Sequence[str],
+        passed: str | None,
+    ) -> None:
+        self._compiled = compiled
+        self._attachment = attachment
+        self._assignment = assignment
+        self._control = control
+        self._saver = cast(Saver, compiled.graph.checkpointer)
+        self._breakpoints = frozenset((*compiled.breakpoints, *assignment.breakpoints))
+        self._ran = tuple(ran)
+        self._passed = passed
+        self._config: RunnableConfig = {"configurable": {"thread_id": assignment.thread_id}}
+        self._last: tuple[str, tuple[str, ...]] | None = None
+        self._hit: str | None = None
+        attachment.boundary = self.boundary
+        attachment.on_wanted = self.wanted
+
+    def boundary(
+        self, checkpoint: Checkpoint, metadata: CheckpointMetadata, config: RunnableConfig
+    ) -> Boundary:
+        """What follows a root checkpoint that is about to be written. Stops at a breakpoint."""
+        tasks = self._compiled.next_tasks(checkpoint, metadata, config)
+        nodes = tuple(name for _, name in tasks)
+        self._hit = self._breakpoint(checkpoint["id"], nodes)
+        if self._hit is not None:
+            self._control.request_drain(self._hit)
+        self._last, self._ran = (checkpoint["id"], nodes), nodes
+        return Boundary(next_nodes=nodes, next_tasks=tasks)
+
+    def wanted(self, wanted: str) -> None:
+        """What another process asks for comes back with the commits."""
+        if wanted != Wanted.RUN:
+            self._control.request_drain(wanted)
+
+    async def go(self, answers: Mapping[str, Any] | None) -> Outcome:
+        if (stop := await self._before()) is not None:
+            return stop
+        try:
+            values = await self._invoke(answers)
+            await self._saver.flush(self._assignment.thread_id)
+        except errors.Fenced:
+            return Outcome("fenced")
+        except errors.Unavailable:
+            raise
+        except (Exception, SystemExit) as e:  # noqa: BLE001 - whatever the user's code raises is its fault
+            return await self._failed(e)
+        if self._last is not None and not self._last[1]:
+            return Outcome("completed", values=_state(values))
+        return self._standing(await self._head())
+
+    async def _before(self) -> Outcome | None:
+        """What has to be decided from the head before LangGraph is entered again."""
+        if self._assignment.head is None:
+            return None
+        if not self._breakpoints and self._limit() > 0:
+            return None
+        head = await self._head()
+        if head.ended:
+            return self._standing(head)
+        self._hit = self._breakpoint(head.id, head.nodes)
+        if self._hit is not None:
+            return self._standing(head)
+        return (
+            None
+            if self._limit() > 0
+            else Outcome("failed", fault_of(_limit_reached(self._assignment)))
+        )
+
+    async def _invoke(self, answers: Mapping[str, Any] | None) -> Any:
+        """The last values that LangGraph gave."""
+        given = self._assignment.input if self._assignment.head is None else None
+        if answers:
+            given = Command(resume=dict(answers))
+        graph, values = self._compiled.graph, None
+        with entered(self._context()):
+            try:
+                async for newest in graph.astream(
+                    given,
+                    {**self._config, "recursion_limit": self._limit()},
+                    stream_mode="values",
+                    output_keys=graph.stream_channels_asis,
+                    durability="sync",
+                    control=self._control.inner,
+                ):
+                    values = newest
+            except GraphDrained as e:
+                log.debug("%s drained: %s", self._assignment.thread_id, e)
+        return values
+
+    async def _failed(self, error: BaseException) -> Outcome:
+        ended = self._last is not None and not self._last[1]
+        if isinstance(error, GraphRecursionError) and ended:
+            return self._standing(await self._head())  # its last step was the limit's last one
+        fault = fault_of(error)
+        try:
+            await self._saver.flush(self._assignment.thread_id)
+        except errors.Fenced:
+            return Outcome("fenced")
+        except errors.UnstorableValue as e:
+            log.info("a write of %s was not stored: %s", self._assignment.thread_id, e)
+        return Outcome("failed", fault)
+
+    def _standing(self, head: _Head) -> Outcome:
+        """What a head means when nothing failed."""
+        if head.ended:
+            return Outcome("completed", values=self._compiled.values(head.checkpoint))
+        stopped = self._attachment.wanted == Wanted.STOP
+        kind: Kind = "drained"
+        reason = self._control.reason
+        if head.interrupts and not stopped:
+            kind, reason = "interrupted", "interrupt"
+        elif self._hit is not None and not stopped:
+            kind, reason = "breakpoint", self._hit
+        elif reason is None:
+            left = errors.GraphFailed(f"the graph returned although {list(head.nodes)} follow")
+            return Outcome("failed", fault_of(left), next_nodes=head.nodes)
+        return Outcome(kind, None, head.interrupts, None, head.nodes, reason)
+
+    async def _head(self) -> _Head:
+        found = await self._saver.aget_tuple(self._config)
+        if found is None:
+            raise errors.UnknownCheckpoint(f"thread {self._assignment.thread_id} has no checkpoint")
+        tasks = self._compiled.next_tasks(found.checkpoint, found.metadata, found.config)
+        statuses = read_task_statuses(found.pending_writes or ())
+        waiting = [
+            (id, name) for id, name in tasks if id not in statuses or not statuses[id].finished
+        ]
+        return _Head(
+            id=found.checkpoint["id"],
+            step=found.metadata["step"],
+            checkpoint=found.checkpoint,
+            nodes=tuple(name for _, name in waiting),
+            ended=not tasks,
+            interrupts=[
+                {"id": i.id, "node": name, "value": to_jsonable_python(i.value, fallback=repr)}
+                for id, name in waiting
+                if id in statuses
+                for i in statuses[id].pending_interrupts
+            ],
+        )
+
+    def _limit(self) -> int:
+        """Of the steps that the execution may have, those which are left: it restarts in every call."""
+        if self._assignment.head is None:
+            return self._assignment.recursion_limit
+        return self._assignment.recursion_limit - (self._assignment.head_step or 0) - 2
+
+    def _breakpoint(self, checkpoint_id: str, following: Sequence[str]) -> str | None:
+        if not following or not self._breakpoints or checkpoint_id == self._passed:
+            return None
+        for when, nodes in (("before", following), ("after", self._ran)):
+            for node in nodes:
+                named = self._breakpoints & {f"{when}:{node}", f"{when}:*"}
+                if named and not node.startswith("__"):
+                    return f"{when}:{node}"
+        return None
+
+    def _context(self) -> Context:
+        one = self._assignment
+        return Context(
+            execution_id=one.execution_id,
+            params=self._compiled.params,
+            cache_scope=digest(
+                [one.version, one.batch_id or one.execution_id, one.case_id, one.repetition]
+            ),
+        )
+
+
+def _state(values: Any) -> dict[str, Any]:
+    return values if isinstance(values, dict) else {"__root__": values}
+
+
+def _limit_reached(assignment: Assignment) -> GraphRecursionError:
+    return GraphRecursionError(
+        f"Recursion limit of {assignment.recursion_limit} reached without hitting a stop condition."
+        " You can increase the limit by setting the `recursion_limit` config key."
+    )
