@@ -1,0 +1,69 @@
+-- name: insert_batch
+INSERT INTO batches (id, project, version, bindings, variants, scorers, repetitions, cases, cells,
+                     node_errors, share_prefix, recursion_limit, priority)
+VALUES (%(id)s, %(project)s, %(version)s, %(bindings)s, %(variants)s::text[], %(scorers)s,
+        %(repetitions)s, %(cases)s, %(cells)s, %(node_errors)s, %(share_prefix)s,
+        %(recursion_limit)s, %(priority)s)
+
+-- name: copy_cases
+COPY cases (batch_id, ordinal, case_id, digest, input, expected, metadata) FROM STDIN
+
+-- name: copy_cells
+COPY cells (batch_id, ordinal, variant, case_ordinal, repetition) FROM STDIN
+
+-- name: select_batches
+SELECT b.id, b.project, b.version, b.status, b.variants, b.bindings, b.scorers, b.repetitions,
+       b.node_errors, b.cases, b.cells, b.reason, b.created_at, b.started_at, b.ended_at
+FROM batches b
+
+-- name: newest_batches
+ORDER BY b.created_at DESC, b.id DESC LIMIT %(limit)s
+
+-- name: open_batches
+SELECT b.id, b.project, b.version, b.status, b.variants, b.bindings, b.scorers, b.repetitions,
+       b.node_errors, b.cases, b.cells, b.reason, b.created_at, b.started_at, b.ended_at, c.n AS waiting
+FROM batches b
+CROSS JOIN LATERAL (
+    SELECT count(*) AS n FROM (
+        SELECT FROM cells WHERE batch_id = b.id AND status = 'PENDING' LIMIT %(most)s) w
+) c
+WHERE b.status IN ('PENDING', 'RUNNING') ORDER BY b.priority DESC, b.created_at, b.id
+
+-- name: count_cells
+SELECT batch_id, status, count(*) AS n FROM cells WHERE batch_id = ANY(%(ids)s::text[])
+GROUP BY batch_id, status
+
+-- name: batch_progress
+SELECT status, cells, extract(epoch FROM coalesce(ended_at, now()) - started_at)::float8 AS elapsed_s
+FROM batches WHERE id = %(id)s
+
+-- name: admitting_batch
+SELECT project, version, bindings, recursion_limit, priority FROM batches
+WHERE id = %(id)s AND status = 'RUNNING' FOR SHARE
+
+-- name: lock_batch
+SELECT id, project, status, reason FROM batches WHERE id = %(id)s FOR NO KEY UPDATE
+
+-- name: lock_batches_of_version
+SELECT id, project, status, reason, xmin::text AS written_by, pg_current_xact_id()::text AS xid
+FROM batches
+WHERE version = %(version)s AND status IN ('PENDING', 'RUNNING') ORDER BY id FOR NO KEY UPDATE
+
+-- name: change_batch
+UPDATE batches SET
+    status = %(status)s, reason = coalesce(%(reason)s, reason),
+    started_at = CASE WHEN %(status)s = 'RUNNING' THEN coalesce(started_at, now()) ELSE started_at END,
+    ended_at = CASE WHEN %(status)s = ANY(%(terminal)s::text[]) THEN now() END
+WHERE id = %(id)s
+
+-- name: lock_finished
+SELECT b.id, b.project, b.xmin::text AS written_by, pg_current_xact_id()::text AS xid
+FROM batches b
+WHERE b.status = 'RUNNING'
+  AND NOT EXISTS (SELECT FROM cells c WHERE c.batch_id = b.id AND c.status = 'PENDING')
+  AND NOT EXISTS (
+      SELECT FROM cells c WHERE c.batch_id = b.id AND c.status IN ('RUNNING', 'SCORING'))
+ORDER BY b.id FOR NO KEY UPDATE OF b SKIP LOCKED
+
+-- name: bindings_of_batch
+SELECT bindings FROM batches WHERE id = %(id)s

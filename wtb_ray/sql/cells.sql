@@ -1,0 +1,53 @@
+-- name: pick_cells
+SELECT id, variant, case_ordinal, repetition FROM cells
+WHERE batch_id = %(batch_id)s AND status = 'PENDING'
+ORDER BY ordinal LIMIT %(limit)s FOR NO KEY UPDATE SKIP LOCKED
+
+-- name: score_cells
+UPDATE cells SET status = %(status)s
+WHERE execution_id = %(execution_id)s AND status = ANY(%(from)s::text[])
+
+-- name: end_cells
+UPDATE cells c SET
+    status = i.status, error = i.error, latency_ms = e.latency_ms, ended_at = now()
+FROM unnest(%(ids)s::text[], %(statuses)s::text[], %(errors)s::text[]) AS i (id, status, error)
+JOIN executions e ON e.id = i.id
+JOIN batches b ON b.id = e.batch_id
+JOIN cases k ON k.batch_id = b.id
+WHERE c.execution_id = i.id AND k.ordinal = c.case_ordinal
+  AND (c.status, i.status) IN (
+      SELECT f, t FROM unnest(%(from)s::text[], %(to)s::text[]) AS legal (f, t))
+RETURNING c.id, c.execution_id, c.status, c.batch_id, b.variants[c.variant + 1] AS variant, k.case_id,
+          c.repetition
+
+-- name: insert_scores
+INSERT INTO scores (batch_id, cell_id, scorer, scorer_digest, metric, value, explanation)
+SELECT * FROM unnest(
+    %(batch_ids)s::text[], %(cells)s::bigint[], %(scorers)s::text[], %(digests)s::text[],
+    %(metrics)s::text[], %(values)s::float8[], %(explanations)s::text[]
+)
+ON CONFLICT (cell_id, scorer_digest, metric) DO NOTHING
+
+-- name: cancel_pending_cells
+UPDATE cells SET status = %(status)s, ended_at = now()
+WHERE batch_id = %(batch_id)s AND status = 'PENDING'
+
+-- name: list_cells
+SELECT c.id, c.ordinal, b.variants[c.variant + 1] AS variant, c.variant AS variant_index, k.case_id,
+       c.case_ordinal, c.repetition, c.status, c.execution_id, c.error, c.latency_ms, c.ended_at,
+       s.metrics, s.values
+FROM cells c
+JOIN batches b ON b.id = c.batch_id
+JOIN cases k ON k.batch_id = c.batch_id AND k.ordinal = c.case_ordinal
+CROSS JOIN LATERAL (
+    SELECT array_agg(metric ORDER BY seq) AS metrics, array_agg(value ORDER BY seq) AS values
+    FROM scores WHERE cell_id = c.id
+) s
+WHERE c.batch_id = %(batch_id)s AND c.ordinal > %(after)s
+
+-- name: order_of_cells
+ORDER BY c.ordinal LIMIT %(limit)s
+
+-- name: scores_of_cells
+SELECT cell_id, scorer, scorer_digest, metric, value, explanation
+FROM scores WHERE cell_id = ANY(%(cells)s::bigint[]) ORDER BY seq

@@ -1,0 +1,201 @@
+-- name: insert_execution
+WITH made AS (
+    INSERT INTO executions
+        (id, project, version, binding, input, recursion_limit, breakpoints, priority, thread_id)
+    VALUES (
+        %(id)s, %(project)s, %(version)s, %(binding)s, %(input)s, %(recursion_limit)s,
+        %(breakpoints)s::text[], %(priority)s, %(thread_id)s
+    )
+    RETURNING id, thread_id
+)
+INSERT INTO branches (thread_id, execution_id, number, reason)
+SELECT thread_id, id, 0, 'start' FROM made
+
+-- name: select_executions
+SELECT e.id, e.project, e.version, e.binding, e.status, e.reason, e.wanted, e.epoch, e.owner,
+       e.thread_id, e.head, e.head_step, e.recursion_limit, e.breakpoints, e.batch_id, k.case_id,
+       e.repetition, e.attempt, e.suspect, e.error, e.latency_ms, e.node_runs, e.created_at,
+       e.started_at, e.ended_at
+FROM executions e LEFT JOIN cases k ON k.batch_id = e.batch_id AND k.ordinal = e.case_ordinal
+
+-- name: newest_executions
+ORDER BY e.created_at DESC, e.id DESC LIMIT %(limit)s
+
+-- name: insert_admitted
+WITH item AS (
+    SELECT * FROM unnest(
+        %(ids)s::text[], %(threads)s::text[], %(bindings)s::text[], %(cells)s::bigint[],
+        %(cases)s::integer[], %(repetitions)s::integer[]
+    ) WITH ORDINALITY AS i (id, thread_id, binding, cell, case_ordinal, repetition, place)
+), made AS (
+    -- A microsecond apart, so that claims keep the order of the cells.
+    INSERT INTO executions (id, project, version, binding, recursion_limit, priority, thread_id,
+                            batch_id, case_ordinal, repetition, created_at)
+    SELECT id, %(project)s, %(version)s, binding, %(recursion_limit)s, %(priority)s, thread_id,
+           %(batch_id)s, case_ordinal, repetition, now() + place * interval '1 microsecond'
+    FROM item
+), branch AS (
+    INSERT INTO branches (thread_id, execution_id, number, reason)
+    SELECT thread_id, id, 0, 'start' FROM item
+)
+UPDATE cells c SET status = %(status)s, execution_id = i.id FROM item i WHERE c.id = i.cell
+
+-- name: claim_executions
+WITH lease AS (
+    SELECT id FROM leases
+    WHERE id = %(owner)s AND kind = 'runner' AND epoch = %(owner_epoch)s
+      AND status IN ('STARTING', 'READY') AND until > now()
+    FOR NO KEY UPDATE
+), picked AS (
+    SELECT e.id, e.xmin AS written_by FROM executions e
+    WHERE e.status = 'PENDING' AND e.version = %(version)s AND e.not_before <= now()
+      AND (e.suspect >= %(solo_suspect)s) = %(solo)s
+      AND (e.batch_id IS NULL OR EXISTS (
+          SELECT FROM batches b WHERE b.id = e.batch_id AND b.status IN ('PENDING', 'RUNNING')))
+      AND EXISTS (SELECT FROM lease)
+    ORDER BY e.priority DESC, e.created_at
+    LIMIT %(limit)s
+    FOR NO KEY UPDATE OF e SKIP LOCKED
+), claimed AS (
+    UPDATE executions e SET
+        status = %(status)s, owner = %(owner)s, epoch = e.epoch + 1, attempt = e.attempt + 1,
+        reason = NULL, seen = now(), started_at = coalesce(e.started_at, now())
+    FROM picked p WHERE e.id = p.id
+    RETURNING e.*, p.written_by
+), busy AS (
+    UPDATE leases SET busy_at = now() WHERE id = %(owner)s AND EXISTS (SELECT FROM claimed)
+)
+SELECT e.id, e.epoch, e.thread_id, e.head, e.head_step, e.version, e.project, e.binding,
+       coalesce(e.input, k.input) AS input, e.recursion_limit, e.breakpoints, e.batch_id, k.case_id,
+       k.expected, k.metadata, e.repetition, e.suspect, e.attempt, e.written_by::text AS written_by,
+       pg_current_xact_id()::text AS xid
+FROM claimed e LEFT JOIN cases k ON k.batch_id = e.batch_id AND k.ordinal = e.case_ordinal
+ORDER BY e.priority DESC, e.created_at
+
+-- name: lock_executions
+SELECT id, project, batch_id, status, epoch, owner, wanted, reason, attempt, suspect,
+       xmin::text AS written_by, pg_current_xact_id()::text AS xid
+FROM executions WHERE id = ANY(%(ids)s::text[])
+ORDER BY id FOR NO KEY UPDATE
+
+-- name: lock_owned
+SELECT id, project, batch_id, status, epoch, owner, wanted, reason, attempt, suspect,
+       xmin::text AS written_by, pg_current_xact_id()::text AS xid
+FROM executions WHERE owner = %(owner)s
+ORDER BY id FOR NO KEY UPDATE
+
+-- name: lock_unended
+SELECT id, project, batch_id, status, epoch, owner, wanted, reason, attempt, suspect,
+       xmin::text AS written_by, pg_current_xact_id()::text AS xid
+FROM executions WHERE batch_id = %(batch_id)s AND status IN ('PENDING', 'RUNNING', 'PAUSED')
+ORDER BY id FOR NO KEY UPDATE
+
+-- name: lock_waiting
+SELECT id, project, batch_id, status, epoch, owner, wanted, reason, attempt, suspect,
+       xmin::text AS written_by, pg_current_xact_id()::text AS xid
+FROM executions WHERE version = %(version)s AND status = 'PENDING'
+ORDER BY id FOR NO KEY UPDATE
+
+-- name: demand
+WITH waiting AS (
+    SELECT e.version, count(*) AS pending,
+           count(*) FILTER (WHERE e.suspect >= %(solo_suspect)s) AS suspects
+    FROM executions e
+    WHERE e.status = 'PENDING' AND e.not_before <= now()
+      AND (e.batch_id IS NULL OR EXISTS (
+          SELECT FROM batches b WHERE b.id = e.batch_id AND b.status IN ('PENDING', 'RUNNING')))
+    GROUP BY e.version
+), unstarted AS (
+    SELECT b.version, sum(c.n)::bigint AS cells
+    FROM batches b
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS n FROM (
+            SELECT FROM cells WHERE batch_id = b.id AND status = 'PENDING' LIMIT %(most)s) w
+    ) c
+    WHERE b.status = 'RUNNING' AND c.n > 0
+    GROUP BY b.version
+)
+SELECT version, coalesce(w.pending, 0) AS pending, coalesce(w.suspects, 0) AS suspects,
+       coalesce(u.cells, 0) AS cells
+FROM waiting w FULL JOIN unstarted u USING (version) ORDER BY version
+
+-- name: want_stop
+UPDATE executions SET wanted = 'stop', reason = %(reason)s WHERE id = ANY(%(ids)s::text[])
+
+-- name: change_executions
+WITH RECURSIVE item AS (
+    SELECT * FROM unnest(
+        %(ids)s::text[], %(statuses)s::text[], %(reasons)s::text[], %(errors)s::text[],
+        %(delays)s::float8[], %(epochs)s::integer[], %(attempts)s::integer[],
+        %(suspects)s::integer[], %(measured)s::boolean[], %(latencies)s::float8[],
+        %(node_runs)s::integer[]
+    ) AS i (id, status, reason, error, delay_s, epoch, attempt, suspect, measured, latency_ms, node_runs)
+), chain AS (
+    SELECT i.id, e.thread_id, NULL::integer AS last_step
+    FROM item i JOIN executions e ON e.id = i.id WHERE i.measured
+    UNION ALL
+    -- A parent's checkpoint without a row of its own there is the copy that branch began with.
+    SELECT c.id, b.parent_thread, coalesce((
+        SELECT p.step FROM steps p
+        WHERE p.thread_id = b.parent_thread AND p.checkpoint_id = b.parent_checkpoint), -2)
+    FROM chain c JOIN branches b ON b.thread_id = c.thread_id WHERE b.parent_thread IS NOT NULL
+), total AS (
+    SELECT c.id, sum(s.duration_ms) AS latency_ms,
+           sum(json_array_length(s.nodes::json))::integer AS node_runs
+    FROM chain c
+    JOIN steps s ON s.thread_id = c.thread_id AND (c.last_step IS NULL OR s.step <= c.last_step)
+    GROUP BY c.id
+)
+UPDATE executions e SET
+    status = i.status, reason = i.reason, error = i.error, owner = NULL,
+    -- A wish that the owner has not met yet stays for the next one.
+    wanted = CASE WHEN i.status = 'PENDING' THEN e.wanted ELSE 'run' END,
+    epoch = e.epoch + i.epoch, attempt = e.attempt + i.attempt, suspect = e.suspect + i.suspect,
+    not_before = now() + make_interval(secs => i.delay_s),
+    latency_ms = CASE WHEN i.measured THEN coalesce(t.latency_ms, i.latency_ms) ELSE e.latency_ms END,
+    node_runs = CASE WHEN i.measured THEN coalesce(t.node_runs, i.node_runs) ELSE e.node_runs END,
+    ended_at = CASE WHEN i.status = ANY(%(terminal)s::text[]) THEN now() END
+FROM item i LEFT JOIN total t ON t.id = i.id
+WHERE e.id = i.id
+RETURNING e.id, e.latency_ms, e.node_runs, e.suspect
+
+-- name: chain_of_steps
+WITH RECURSIVE chain AS (
+    SELECT e.thread_id, NULL::integer AS last_step, 0 AS depth
+    FROM executions e WHERE e.id = %(id)s
+    UNION ALL
+    SELECT b.parent_thread, coalesce((
+        SELECT p.step FROM steps p
+        WHERE p.thread_id = b.parent_thread AND p.checkpoint_id = b.parent_checkpoint), -2),
+        c.depth + 1
+    FROM chain c JOIN branches b ON b.thread_id = c.thread_id WHERE b.parent_thread IS NOT NULL
+)
+SELECT s.thread_id, s.checkpoint_id, s.step, s.source, s.nodes, s.next_nodes, s.duration_ms,
+       s.manifest, s.created_at
+FROM chain c
+JOIN steps s ON s.thread_id = c.thread_id AND (c.last_step IS NULL OR s.step <= c.last_step)
+ORDER BY c.depth, s.step DESC
+
+-- name: find_step
+WITH RECURSIVE chain AS (
+    SELECT thread_id, NULL::integer AS last_step FROM branches WHERE execution_id = %(id)s
+    UNION
+    SELECT b.parent_thread, coalesce((
+        SELECT p.step FROM steps p
+        WHERE p.thread_id = b.parent_thread AND p.checkpoint_id = b.parent_checkpoint), -2)
+    FROM chain c JOIN branches b ON b.thread_id = c.thread_id WHERE b.parent_thread IS NOT NULL
+)
+SELECT s.thread_id, s.checkpoint_id, s.step, s.source, s.nodes, s.next_nodes, s.duration_ms,
+       s.manifest, s.created_at
+FROM chain c
+JOIN steps s ON s.thread_id = c.thread_id AND (c.last_step IS NULL OR s.step <= c.last_step)
+WHERE s.checkpoint_id = %(checkpoint_id)s LIMIT 1
+
+-- name: branches_of_execution
+SELECT thread_id, execution_id, number, parent_thread, parent_checkpoint, reason, created_at
+FROM branches WHERE execution_id = %(id)s ORDER BY number
+
+-- name: case_of_execution
+SELECT e.batch_id, k.case_id, k.input, k.expected, k.metadata
+FROM executions e LEFT JOIN cases k ON k.batch_id = e.batch_id AND k.ordinal = e.case_ordinal
+WHERE e.id = %(id)s

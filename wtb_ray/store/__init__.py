@@ -1,0 +1,28 @@
+"""The only writers of durable state: each command is one transaction with its events.
+
+A command locks rows in the order leases, batches, executions by id, cells; checks them against
+`wtb_ray.states`; and either changes everything with its event rows, or raises and changes nothing.
+"""
+
+from wtb_ray.db import Database
+from wtb_ray.store.batches import Batches
+from wtb_ray.store.cells import Cells
+from wtb_ray.store.events import Events
+from wtb_ray.store.executions import Executions
+from wtb_ray.store.idempotency import Idempotency
+from wtb_ray.store.leases import Leases
+from wtb_ray.store.projects import Projects
+
+
+class Store:
+    """All nouns over one database pool."""
+
+    def __init__(self, db: Database):
+        self.db = db
+        self.projects = Projects(db)
+        self.executions = Executions(db)
+        self.cells = Cells(db)
+        self.batches = Batches(db)
+        self.leases = Leases(db)
+        self.events = Events(db)
+        self.idempotency = Idempotency(db)

@@ -1,0 +1,414 @@
+"""Executions: made, admitted from cells, claimed by runners, settled, stopped.
+
+A RUNNING execution belongs to one owner under one epoch. Only that pair may settle it, and what
+it settles happens once, whole, with its cells, scores and events.
+"""
+
+import builtins
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import orjson
+from psycopg.rows import DictRow
+
+from wtb_ray import errors, events, states
+from wtb_ray.api import Page
+from wtb_ray.db import Connection, Database
+from wtb_ray.model import (
+    Assignment,
+    Branch,
+    Case,
+    Demand,
+    Execution,
+    Fault,
+    NodeRun,
+    ProjectVersion,
+    Step,
+    canonical,
+    new_id,
+    thread_id,
+)
+from wtb_ray.states import ExecutionStatus
+from wtb_ray.store.abandonment import abandon
+from wtb_ray.store.changes import Change, apply, legal
+from wtb_ray.store.events import Entry, append_many
+from wtb_ray.store.leases import MAX_ATTEMPTS, SOLO_SUSPECT
+from wtb_ray.store.pages import newest_after, newest_token, page, where
+from wtb_ray.store.settlements import Settlement, check_fence, settle_group
+from wtb_ray.store.sql import SQL
+from wtb_ray.store.transactions import in_order, transact
+
+__all__ = ["Executions", "Settlement"]
+
+GROUP: Final = 512
+"""Most settlements or admissions of one transaction."""
+COUNTED: Final = 10_000
+"""Demand above this is not counted further."""
+
+
+class Executions:
+    """All changes and reads of executions."""
+
+    def __init__(self, db: Database):
+        self._db = db
+
+    async def create(
+        self,
+        version: ProjectVersion,
+        binding: Mapping[str, str],
+        input: Any,
+        *,
+        recursion_limit: int,
+        breakpoints: Sequence[str] = (),
+        priority: int = 0,
+        actor: str,
+    ) -> Execution:
+        """Makes a PENDING execution with its first branch.
+
+        Raises:
+            InvalidState: The input is no JSON.
+        """
+        id = new_id("e")
+        params = {
+            "id": id,
+            "project": version.project,
+            "version": version.version,
+            "binding": canonical(binding),
+            "input": _input(input),
+            "recursion_limit": recursion_limit,
+            "breakpoints": list(breakpoints),
+            "priority": priority,
+            "thread_id": thread_id(id, 0),
+        }
+        event = events.ExecutionCreated(version=version.version, binding=dict(binding))
+
+        async def work(conn: Connection) -> Execution:
+            await conn.execute(SQL["insert_execution"], params)
+            await append_many(conn, [Entry(actor, event, version.project, id)])
+            return await _get(conn, id)
+
+        return await transact(self._db, work)
+
+    async def get(self, id: str) -> Execution:
+        """The execution as it is now.
+
+        Raises:
+            UnknownExecution: There is none with this id.
+        """
+        async with self._db.connection() as conn:
+            return await _get(conn, id)
+
+    async def list(
+        self,
+        limit: int = 50,
+        after: str | None = None,
+        project: str | None = None,
+        status: ExecutionStatus | None = None,
+        batch_id: str | None = None,
+    ) -> Page[Execution]:
+        """Executions, newest first."""
+        conditions = where(
+            "(e.created_at, e.id) < (%(at)s, %(last)s)" if after is not None else None,
+            "e.project = %(project)s" if project is not None else None,
+            "e.status = %(status)s" if status is not None else None,
+            "e.batch_id = %(batch_id)s" if batch_id is not None else None,
+        )
+        rows = await self._db.rows(
+            SQL["select_executions"] + conditions + SQL["newest_executions"],
+            {
+                "limit": limit + 1,
+                "project": project,
+                "status": None if status is None else str(status),
+                "batch_id": batch_id,
+                **newest_after(after),
+            },
+        )
+        return page(rows, limit, _execution, newest_token)
+
+    async def demand(self) -> builtins.list[Demand]:
+        """What waits for runners, by version; counts stop at some thousands."""
+        params = {"solo_suspect": SOLO_SUSPECT, "most": COUNTED}
+        return [Demand(**row) for row in await self._db.rows(SQL["demand"], params)]
+
+    async def admit(self, batch_id: str, limit: int, *, actor: str) -> int:
+        """Gives the next PENDING cells of a RUNNING batch an execution each; gives how many.
+
+        A cell that another transaction holds is left to it. A batch that is not RUNNING admits none.
+        """
+        admitted = 0
+        while admitted < limit:
+            size = min(GROUP, limit - admitted)
+
+            async def work(conn: Connection, size: int = size) -> int:
+                return await _admit(conn, batch_id, size, actor)
+
+            count = await transact(self._db, work)
+            admitted += count
+            if count < size:
+                break
+        return admitted
+
+    async def claim(
+        self,
+        owner: str,
+        owner_epoch: int,
+        version: str,
+        limit: int,
+        solo: bool = False,
+        *,
+        actor: str | None = None,
+    ) -> builtins.list[Assignment]:
+        """Gives a runner PENDING executions of one version, by priority and age, each to one only.
+
+        A runner whose lease has run out, drains or is of another epoch gets none.
+        """
+        params = {
+            "owner": owner,
+            "owner_epoch": owner_epoch,
+            "version": version,
+            "limit": limit,
+            "solo": solo,
+            "solo_suspect": SOLO_SUSPECT,
+            "status": str(states.EXECUTION["start"][1]),
+        }
+
+        async def work(conn: Connection) -> builtins.list[DictRow]:
+            cursor = await conn.execute(SQL["claim_executions"], params)
+            rows = list(in_order(await cursor.fetchall()))
+            entries = [
+                Entry(
+                    actor or owner,
+                    events.ExecutionStarted(
+                        owner=owner, epoch=row["epoch"], attempt=row["attempt"]
+                    ),
+                    row["project"],
+                    row["id"],
+                    row["batch_id"],
+                )
+                for row in rows
+            ]
+            await append_many(conn, entries)
+            return rows
+
+        return [_assignment(row) for row in await transact(self._db, work)]
+
+    async def settle(
+        self,
+        items: Sequence[Settlement],
+        *,
+        actor: str | None = None,
+        max_attempts: int = MAX_ATTEMPTS,
+    ) -> builtins.list[Exception | None]:
+        """Ends the claims of a group: one answer for each, None where it is settled.
+
+        Saying the same again is settled too. `Fenced` stands for those that are not this owner's
+        any more, `UnstorableValue` for those whose data the database refuses; others go on.
+        """
+        answers: builtins.list[Exception | None] = []
+        for start in range(0, len(items), GROUP):
+            group = items[start : start + GROUP]
+            answers += await settle_group(self._db, group, actor, max_attempts)
+        return answers
+
+    async def abandon(self, version: str, error: errors.WTBError, *, actor: str) -> int:
+        """Fails what waits for runners of a version that cannot run; gives how many executions.
+
+        Its open batches fail, their cells without an execution are cancelled. What runs goes on.
+        """
+        return await abandon(self._db, version, error, actor)
+
+    async def scoring(self, id: str, epoch: int, owner: str) -> None:
+        """Cells of a finished run become SCORING while their scorers work; twice does nothing.
+
+        Raises:
+            Fenced: The execution is not this owner's any more.
+        """
+        sources, to = states.CELL["score"]
+        params = {"execution_id": id, "from": [str(s) for s in sources], "status": str(to)}
+
+        async def work(conn: Connection) -> None:
+            rows = await (await conn.execute(SQL["lock_executions"], {"ids": [id]})).fetchall()
+            check_fence(rows[0] if rows else None, id, epoch, owner)
+            await conn.execute(SQL["score_cells"], params)
+
+        await transact(self._db, work)
+
+    async def request_stop(self, id: str, *, actor: str, reason: str | None = None) -> Execution:
+        """Cancels a waiting execution at once; a running one stops at its next boundary.
+
+        Raises:
+            UnknownExecution: There is none with this id.
+            InvalidTransition: It has ended.
+        """
+
+        async def work(conn: Connection) -> Execution:
+            rows = await (await conn.execute(SQL["lock_executions"], {"ids": [id]})).fetchall()
+            if not rows:
+                raise unknown_execution(id)
+            legal(rows[0], "execution", "stop")
+            await stop(conn, rows, reason, actor)
+            return await _get(conn, id)
+
+        return await transact(self._db, work)
+
+    async def steps(self, id: str) -> builtins.list[Step]:
+        """The super-steps that led to the present head, newest first, over all its branches.
+
+        Raises:
+            UnknownExecution: There is none with this id.
+        """
+        rows = await self._db.rows(SQL["chain_of_steps"], {"id": id})
+        if not rows:
+            await self.get(id)
+        return [_step(row) for row in rows]
+
+    async def step(self, id: str, checkpoint_id: str) -> Step:
+        """One step of the execution's history, abandoned ones included.
+
+        Raises:
+            UnknownExecution: There is no execution with this id.
+            UnknownCheckpoint: It has no such checkpoint.
+        """
+        row = await self._db.row(SQL["find_step"], {"id": id, "checkpoint_id": checkpoint_id})
+        if row is None:
+            await self.get(id)
+            raise errors.UnknownCheckpoint(
+                f"execution {id} has no checkpoint {checkpoint_id}",
+                field="checkpoint_id",
+                reason="unknown",
+            )
+        return _step(row)
+
+    async def branches(self, id: str) -> builtins.list[Branch]:
+        """The execution's branches, oldest first.
+
+        Raises:
+            UnknownExecution: There is none with this id.
+        """
+        rows = await self._db.rows(SQL["branches_of_execution"], {"id": id})
+        if not rows:
+            await self.get(id)
+        return [Branch(**row) for row in rows]
+
+    async def case_of(self, id: str) -> Case | None:
+        """The test case of a batch's execution; None for one without a batch.
+
+        Raises:
+            UnknownExecution: There is none with this id.
+        """
+        row = await self._db.row(SQL["case_of_execution"], {"id": id})
+        if row is None:
+            raise unknown_execution(id)
+        if row["batch_id"] is None:
+            return None
+        return Case(
+            id=row["case_id"],
+            input=orjson.loads(row["input"]),
+            expected=orjson.loads(row["expected"]),
+            metadata=orjson.loads(row["metadata"]),
+        )
+
+
+async def stop(conn: Connection, rows: Sequence[DictRow], reason: str | None, actor: str) -> None:
+    """Cancels what waits and asks the owners of what runs; the rows are locked and unended."""
+    running = [row["id"] for row in rows if row["status"] == ExecutionStatus.RUNNING]
+    if running:
+        await conn.execute(SQL["want_stop"], {"ids": running, "reason": reason})
+    waiting = [row for row in rows if row["status"] != ExecutionStatus.RUNNING]
+    await apply(conn, [Change(row, "stop", actor, reason=reason, epoch=1) for row in waiting])
+
+
+def unknown_execution(id: str) -> errors.UnknownExecution:
+    return errors.UnknownExecution(
+        f"there is no execution {id}", field="execution_id", reason="unknown"
+    )
+
+
+def _input(value: Any) -> str:
+    try:
+        return canonical(value)
+    except (TypeError, ValueError) as e:
+        raise errors.InvalidState(
+            f"the initial state is no JSON: {e}", field="initial_state", reason=str(e)
+        ) from e
+
+
+async def _get(conn: Connection, id: str) -> Execution:
+    sql = SQL["select_executions"] + " WHERE e.id = %(id)s"
+    row = await (await conn.execute(sql, {"id": id})).fetchone()
+    if row is None:
+        raise unknown_execution(id)
+    return _execution(row)
+
+
+async def _admit(conn: Connection, batch_id: str, limit: int, actor: str) -> int:
+    batch = await (await conn.execute(SQL["admitting_batch"], {"id": batch_id})).fetchone()
+    if batch is None:
+        return 0
+    params = {"batch_id": batch_id, "limit": limit}
+    cells = await (await conn.execute(SQL["pick_cells"], params)).fetchall()
+    if not cells:
+        return 0
+    bindings = orjson.loads(batch["bindings"])
+    texts = [canonical(binding) for binding in bindings]
+    ids = [new_id("e") for _ in cells]
+    await conn.execute(
+        SQL["insert_admitted"],
+        {
+            "ids": ids,
+            "threads": [thread_id(id, 0) for id in ids],
+            "bindings": [texts[cell["variant"]] for cell in cells],
+            "cells": [cell["id"] for cell in cells],
+            "cases": [cell["case_ordinal"] for cell in cells],
+            "repetitions": [cell["repetition"] for cell in cells],
+            "project": batch["project"],
+            "version": batch["version"],
+            "recursion_limit": batch["recursion_limit"],
+            "priority": batch["priority"],
+            "batch_id": batch_id,
+            "status": str(states.CELL["start"][1]),
+        },
+    )
+    made = [
+        events.ExecutionCreated(version=batch["version"], binding=binding) for binding in bindings
+    ]
+    await append_many(
+        conn,
+        [
+            Entry(actor, made[cell["variant"]], batch["project"], id, batch_id)
+            for id, cell in zip(ids, cells, strict=True)
+        ],
+    )
+    return len(cells)
+
+
+def _execution(row: DictRow) -> Execution:
+    fault = None if row["error"] is None else Fault.model_validate_json(row["error"])
+    return Execution(**{**row, "binding": orjson.loads(row["binding"]), "error": fault})
+
+
+def _assignment(row: DictRow) -> Assignment:
+    return Assignment(
+        execution_id=row["id"],
+        epoch=row["epoch"],
+        thread_id=row["thread_id"],
+        head=row["head"],
+        head_step=row["head_step"],
+        version=row["version"],
+        project=row["project"],
+        binding=orjson.loads(row["binding"]),
+        input=None if row["input"] is None else orjson.loads(row["input"]),
+        recursion_limit=row["recursion_limit"],
+        breakpoints=tuple(row["breakpoints"]),
+        batch_id=row["batch_id"],
+        case_id=row["case_id"],
+        repetition=row["repetition"] or 0,
+        suspect=row["suspect"],
+        expected=None if row["expected"] is None else orjson.loads(row["expected"]),
+        metadata={} if row["metadata"] is None else orjson.loads(row["metadata"]),
+    )
+
+
+def _step(row: DictRow) -> Step:
+    nodes = tuple(NodeRun(**node) for node in orjson.loads(row["nodes"]))
+    return Step(**{**row, "nodes": nodes})

@@ -1,0 +1,201 @@
+"""Settlements: how owners end their claims, decided item by item, written as a group.
+
+An item is judged against the locked row: only the owner of its epoch may settle, a stop that was
+asked for meanwhile is not lost, and data that the database refuses fails its own item only.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+import orjson
+import psycopg
+from psycopg.rows import DictRow
+
+from wtb_ray import errors, states
+from wtb_ray.db import Connection, Database
+from wtb_ray.model import Fault, Score, ScorerSpec
+from wtb_ray.states import ExecutionStatus, Wanted
+from wtb_ray.store.changes import Change, apply
+from wtb_ray.store.sql import SQL
+from wtb_ray.store.transactions import transact
+
+log = logging.getLogger(__name__)
+
+Kind = Literal["complete", "fail", "pause", "requeue", "cancel"]
+
+COMMANDS: Final[dict[Kind, str]] = {
+    "complete": "complete",
+    "fail": "fail",
+    "pause": "pause",
+    "requeue": "requeue",
+    "cancel": "stop",
+}
+DRAINED: Final = "drained"
+"""The reason of a requeue that lost nothing: it does not count as an attempt."""
+REFUSED: Final = (
+    psycopg.DataError,
+    psycopg.IntegrityError,
+    orjson.JSONEncodeError,
+    UnicodeError,
+)
+
+
+@dataclass(frozen=True)
+class Settlement:
+    """The end of one claim. `latency_ms` and `node_runs` count only when no step was stored."""
+
+    execution_id: str
+    epoch: int
+    owner: str
+    kind: Kind
+    fault: Fault | None = None
+    reason: str | None = None
+    interrupts: list[dict[str, Any]] = field(default_factory=list)
+    delay_s: float = 0.0
+    latency_ms: float = 0.0
+    node_runs: int = 0
+    scores: list[tuple[ScorerSpec, Score]] = field(default_factory=list)
+
+
+def check_fence(row: DictRow | None, id: str, epoch: int, owner: str) -> DictRow:
+    """The locked row, if this owner holds it under this epoch.
+
+    Raises:
+        Fenced: It does not.
+    """
+    if row is not None and row["epoch"] == epoch and row["owner"] == owner:
+        return row
+    state = None if row is None else row["status"]
+    raise errors.Fenced(
+        f"execution {id} is not held by {owner} under epoch {epoch} any more",
+        field="epoch",
+        reason="taken over" if row is not None else "unknown",
+        state=state,
+        epoch=None if row is None else row["epoch"],
+    )
+
+
+async def settle_group(
+    db: Database, items: Sequence[Settlement], actor: str | None, max_attempts: int
+) -> list[Exception | None]:
+    """Settles all items in one transaction; refused data halves the group until it stands alone."""
+
+    async def work(conn: Connection) -> list[Exception | None]:
+        return await _settle(conn, items, actor, max_attempts)
+
+    try:
+        return await transact(db, work)
+    except REFUSED as e:
+        log.warning("%d settlements refused: %s", len(items), e, extra={"action": "settle_refused"})
+        if len(items) == 1:
+            return [_refused(items[0], e)]
+    half = len(items) // 2
+    answers = await settle_group(db, items[:half], actor, max_attempts)
+    return answers + await settle_group(db, items[half:], actor, max_attempts)
+
+
+def _refused(item: Settlement, cause: Exception) -> errors.UnstorableValue:
+    error = errors.UnstorableValue(
+        f"the outcome of execution {item.execution_id} cannot be stored: {cause}",
+        field=item.kind,
+        reason=str(cause),
+    )
+    error.__cause__ = cause
+    return error
+
+
+async def _settle(
+    conn: Connection, items: Sequence[Settlement], actor: str | None, max_attempts: int
+) -> list[Exception | None]:
+    ids = sorted({item.execution_id for item in items})
+    rows = {
+        row["id"]: row
+        for row in await (await conn.execute(SQL["lock_executions"], {"ids": ids})).fetchall()
+    }
+    answers: list[Exception | None] = []
+    changes = []
+    for item in items:
+        row = rows.get(item.execution_id)
+        try:
+            if not _settled(row, item):
+                row = check_fence(row, item.execution_id, item.epoch, item.owner)
+                change = _decide(row, item, actor or item.owner, max_attempts)
+                changes.append(change)
+                rows[item.execution_id] = {
+                    **row,
+                    "status": change.status,
+                    "owner": None,
+                    "epoch": row["epoch"] + change.epoch,
+                }
+            answers.append(None)
+        except errors.Fenced as e:
+            answers.append(e)
+    await apply(conn, changes)
+    return answers
+
+
+def _settled(row: DictRow | None, item: Settlement) -> bool:
+    """Whether this very settlement is in the row already: its answer was lost, not it."""
+    if row is None:
+        return False
+    epoch = item.epoch + (item.kind == "cancel")
+    status: ExecutionStatus = states.EXECUTION[COMMANDS[item.kind]][1]
+    return bool(row["status"] == status and row["epoch"] == epoch)
+
+
+def _decide(row: DictRow, item: Settlement, actor: str, max_attempts: int) -> Change:
+    match item.kind:
+        case "complete":
+            return Change(
+                row,
+                "complete",
+                actor,
+                latency_ms=item.latency_ms,
+                node_runs=item.node_runs,
+                scores=item.scores,
+            )
+        case "fail":
+            fault = item.fault or Fault(
+                code=errors.WTBError.code, type="WTBError", message=item.reason or "no reason given"
+            )
+            return _fail(row, item, actor, fault)
+        case "cancel":
+            return _cancel(row, actor, item.reason)
+        case _ if row["wanted"] == Wanted.STOP:
+            return _cancel(row, actor, row["reason"])
+        case "pause":
+            return Change(
+                row, "pause", actor, reason=item.reason, interrupts=item.interrupts, attempt=-1
+            )
+        case "requeue":
+            return _requeue(row, item, actor, max_attempts)
+
+
+def _fail(row: DictRow, item: Settlement, actor: str, fault: Fault) -> Change:
+    return Change(
+        row,
+        "fail",
+        actor,
+        reason=item.reason,
+        fault=fault,
+        latency_ms=item.latency_ms,
+        node_runs=item.node_runs,
+    )
+
+
+def _cancel(row: DictRow, actor: str, reason: str | None) -> Change:
+    """The epoch moves: a node that would not end may still be there."""
+    return Change(row, "stop", actor, reason=reason or row["reason"], epoch=1)
+
+
+def _requeue(row: DictRow, item: Settlement, actor: str, max_attempts: int) -> Change:
+    reason = item.reason or "requeued"
+    if reason == DRAINED:
+        return Change(row, "requeue", actor, reason=reason, delay_s=item.delay_s, attempt=-1)
+    if row["attempt"] >= max_attempts:
+        message = f"started {row['attempt']} times, given back the last time: {reason}"
+        fault = Fault(code="infrastructure", type="Infrastructure", message=message)
+        return _fail(row, item, actor, fault)
+    return Change(row, "requeue", actor, reason=reason, delay_s=item.delay_s)

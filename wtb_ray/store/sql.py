@@ -1,0 +1,19 @@
+"""The named statements of all store modules, by name; a name is unique over all files."""
+
+from typing import Final, LiteralString
+
+from wtb_ray.db import queries
+
+FILES: Final = (
+    "projects",
+    "executions",
+    "cells",
+    "batches",
+    "leases",
+    "events",
+    "idempotency",
+)
+
+SQL: Final[dict[str, LiteralString]] = {
+    name: text for file in FILES for name, text in queries(file).items()
+}
