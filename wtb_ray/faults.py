@@ -35,7 +35,7 @@ MACHINERY: Final = (
     str(Path(concurrent.futures.__file__).parents[1]),
 )
 OURS: Final = frozenset(
-    str(Path(__file__).with_name(f"{name}.py")) for name in ("graphs", "faults", "saver", "db")
+    str(Path(__file__).with_name(f"{name}.py")) for name in ("running", "saver", "db")
 )
 LONGEST_MESSAGE: Final = 4_000
 LONGEST_TRACEBACK: Final = 16_000
