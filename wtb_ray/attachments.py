@@ -1,0 +1,148 @@
+"""A run of an execution in this process: its claim, and what the saver learns while it runs."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+import orjson
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import Checkpoint, CheckpointMetadata
+from langgraph.checkpoint.serde.types import ERROR, INTERRUPT
+from langgraph.constants import START
+from langgraph.types import Interrupt
+
+from wtb_ray.commits import Row, Step
+from wtb_ray.model import canonical
+
+SEPARATOR: Final = "\x1f"
+"""Between the names of next nodes on their way to Postgres."""
+
+Tasks = tuple[tuple[str, str], ...]
+
+
+class Boundary(NamedTuple):
+    """What follows a root checkpoint: the nodes, and the tasks as (id, node)."""
+
+    next_nodes: tuple[str, ...] = ()
+    next_tasks: Tasks = ()
+
+
+def _nothing_follows(
+    checkpoint: Checkpoint, metadata: CheckpointMetadata, config: RunnableConfig
+) -> Boundary:
+    return Boundary()
+
+
+@dataclass(eq=False)
+class Attachment:
+    """One run of an execution in this process, and what the saver learns of it."""
+
+    execution_id: str
+    epoch: int
+    thread_id: str
+    head: str | None = None
+    """The newest root checkpoint that is stored."""
+    head_step: int | None = None
+    project: str | None = None
+    batch_id: str | None = None
+    actor: str = ""
+    """Who writes: the actor of its events."""
+    forbidden_prefix: str | None = None
+    """Strings and paths at or below this directory are refused in state."""
+    boundary: Callable[[Checkpoint, CheckpointMetadata, RunnableConfig], Boundary] = (
+        _nothing_follows
+    )
+    on_wanted: Callable[[str], None] | None = None
+    """Called when a commit says that the execution is wanted to do something else than run."""
+    wanted: str = "run"
+    errors: dict[str, Any] = field(default_factory=dict)
+    """What tasks of the present super-step raised, by task id."""
+    finished: dict[str, float] = field(default_factory=dict)
+    """When tasks of the present super-step ended (monotonic), by task id."""
+    interrupts: dict[str, list[Interrupt]] = field(default_factory=dict)
+    """What tasks of the present super-step ask, by task id."""
+    next_tasks: Tasks = ()
+    """The tasks of the present super-step."""
+    step_started: float = field(default_factory=time.monotonic)
+    steps: int = 0
+    """Super-steps that this run has stored."""
+    fenced: bool = False
+    """Another owner holds the execution; nothing of this run is stored any more."""
+
+    def __post_init__(self) -> None:
+        self.claim = (self.execution_id, self.epoch, self.thread_id)
+        self.fresh = self.head is None
+        self.newest = self.head
+        self.namespaces: set[str] = set()
+        self.last: asyncio.Future[str] | None = None
+
+    def observe(self, task_id: str, writes: Sequence[tuple[str, Any]]) -> None:
+        """Takes notice of what a task leaves behind; called when it ends, however it ends."""
+        self.finished[task_id] = time.monotonic()
+        for channel, value in writes:
+            if channel == ERROR:
+                self.errors[task_id] = value
+            elif channel == INTERRUPT:
+                self.interrupts[task_id] = list(value)
+
+    def step(self, checkpoint: Checkpoint, metadata: CheckpointMetadata, next: Boundary) -> Step:
+        """The super-step that ends in this root checkpoint, which becomes the newest one."""
+        now = time.monotonic()
+        number, source = metadata["step"], metadata["source"]
+        ran = self._ran() if source == "loop" else []
+        tasks = next.next_tasks
+        step = Step(
+            head=(checkpoint["id"], number),
+            row=(
+                *(self.thread_id, checkpoint["id"], number, source),
+                orjson.dumps(ran).decode(),
+                SEPARATOR.join(next.next_nodes),
+                orjson.dumps(tasks).decode(),
+                (now - self.step_started) * 1000,
+            ),
+            event=self._event(checkpoint["id"], number, ran, next, now) if number > 0 else None,
+        )
+        self.newest, self.next_tasks = checkpoint["id"], tasks
+        return step
+
+    def _ran(self) -> list[dict[str, Any]]:
+        ran = []
+        for id, name in self.next_tasks:
+            if name == START:
+                continue
+            # A task whose writes were kept from an earlier run did not run in this one.
+            spent = self.finished.get(id, self.step_started) - self.step_started
+            error = self.errors.get(id)
+            ran.append(
+                {
+                    "name": name,
+                    "task_id": id,
+                    "duration_ms": round(spent * 1000, 3),
+                    "error": None if error is None else repr(error),
+                }
+            )
+        return ran
+
+    def _event(
+        self, id: str, number: int, ran: list[dict[str, Any]], next: Boundary, now: float
+    ) -> Row:
+        payload = canonical(
+            {
+                "thread_id": self.thread_id,
+                "checkpoint_id": id,
+                "step": number,
+                "nodes": [run["name"] for run in ran],
+                "next_nodes": next.next_nodes,
+                "duration_ms": round((now - self.step_started) * 1000, 3),
+            }
+        )
+        return (self.project, self.execution_id, self.batch_id, self.actor, payload)
+
+    def stored(self, head: tuple[str, int]) -> None:
+        """A root checkpoint is committed: its super-step has ended and the next begins."""
+        self.head, self.head_step = head
+        self.steps += head[1] > 0
+        self.errors, self.finished, self.interrupts = {}, {}, {}
+        self.step_started = time.monotonic()

@@ -1,0 +1,286 @@
+"""What concurrent runs of a process want to store, committed together behind one fence.
+
+One transaction holds the head updates of all executions in the group, which are the fence, and then
+the rows of those that still hold their execution: blobs, checkpoints, writes, steps, events last.
+An item is written once or not at all, also when the connection is lost during COMMIT, and a bad
+item fails alone. Items of one thread are committed in the order in which they came.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+import psycopg
+from psycopg import AsyncCursor
+from psycopg.rows import TupleRow, tuple_row
+
+from wtb_ray import db, errors
+
+logger = logging.getLogger(__name__)
+
+SQL: Final = db.queries("saver")
+BIG: Final = 1_000_000
+"""An item over this many bytes gets a transaction of its own."""
+PATIENCE_S: Final = 60.0
+"""How long a group is tried again while the database is away."""
+
+Row = tuple[Any, ...]
+Claim = tuple[str, int, str]
+Cursor = AsyncCursor[TupleRow]
+
+
+@dataclass(slots=True)
+class Item:
+    """Rows of one thread that belong together.
+
+    A `claim` (execution, epoch, thread) is what the fence compares; without one there is no fence.
+    """
+
+    thread_id: str
+    ns: str
+    checkpoint_id: str
+    claim: Claim | None
+    size: int = 0
+
+
+class Step(NamedTuple):
+    """A root super-step: the new head (checkpoint, number), its row, its event except for the input's."""
+
+    head: tuple[str, int]
+    row: Row
+    event: Row | None
+
+
+@dataclass(slots=True)
+class Put(Item):
+    """A checkpoint with its blobs and, for a root checkpoint of an execution, its step."""
+
+    checkpoint: Row = ()
+    parent: str | None = None
+    blobs: list[Row] = field(default_factory=list)
+    step: Step | None = None
+
+
+@dataclass(slots=True)
+class Writes(Item):
+    """Pending writes of one task; `spare` when nobody needs them once the next checkpoint is there."""
+
+    rows: list[Row] = field(default_factory=list)
+    spare: bool = False
+
+
+Outcome = str | Exception
+"""What the execution is wanted to do, or why the item was not stored."""
+
+
+class Commits:
+    """The group commit of one process and database."""
+
+    def __init__(self, database: db.Database) -> None:
+        self._db = database
+        self._group: db.GroupCommit[Item, str] = db.GroupCommit(self._flush)
+        self.failed: dict[str, Exception] = {}
+        """Failed writes by thread; the thread's next checkpoint is refused with them."""
+
+    def submit(self, item: Item) -> "asyncio.Future[str]":
+        """Takes the item, before any await, and gives the future of its outcome."""
+        return self._group.submit(item)
+
+    async def drain(self) -> None:
+        """Returns when everything submitted so far is stored or failed."""
+        await self._group.drain()
+
+    async def _flush(self, items: list[Item]) -> list[str | BaseException]:
+        outcomes: list[str | BaseException] = []
+        for part in _parts(items):
+            outcomes += await self._store(part)
+        return outcomes
+
+    async def _store(self, items: Sequence[Item]) -> list[Outcome]:
+        """Commits the items together; one by one when the data of one cannot be stored."""
+        outcomes: dict[int, Outcome] = {}
+        live: list[Item] = []
+        for item in items:
+            failure = self.failed.get(item.thread_id) if isinstance(item, Put) else None
+            if failure is None:
+                live.append(item)
+            else:
+                outcomes[id(item)] = failure
+        try:
+            stored = await self._commit(live) if live else []
+        except (psycopg.Error, ValueError) as e:
+            if len(items) > 1:
+                return [outcome for item in items for outcome in await self._store([item])]
+            stored = [_refused(live[0], e)]
+        for item, outcome in zip(live, stored, strict=True):
+            outcomes[id(item)] = outcome
+            if isinstance(item, Writes) and isinstance(outcome, Exception):
+                self.failed.setdefault(item.thread_id, outcome)
+        return [outcomes[id(item)] for item in items]
+
+    async def _commit(self, items: Sequence[Item]) -> list[Outcome]:
+        """Commits once, however often the connection is lost.
+
+        Raises:
+            psycopg.Error: Something in the items cannot be stored.
+            DatabaseUnavailable: The database was away for too long.
+        """
+        deadline = time.monotonic() + PATIENCE_S
+        pause = 0.02
+        while True:
+            trial = _Trial(items)
+            try:
+                await trial.run(self._db)
+            except (errors.DatabaseUnavailable, psycopg.OperationalError) as e:
+                _raise_if_data(e)
+                if trial.xid is not None and await self._is_committed(trial.xid, deadline):
+                    return trial.outcomes
+                if time.monotonic() > deadline:
+                    raise errors.DatabaseUnavailable(f"the group was not stored: {e}") from e
+                logger.warning("a group of %d is tried again: %s", len(items), e)
+                await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311
+                pause = min(pause * 2, 1.0)
+            else:
+                return trial.outcomes
+
+    async def _is_committed(self, xid: str, deadline: float) -> bool:
+        """What became of a transaction whose COMMIT was not answered."""
+        pause = 0.02
+        while True:
+            try:
+                row = await self._db.row(SQL["status"], (xid,))
+                status = row and row["status"]
+                if status != "in progress":
+                    return status == "committed"
+                if pause > 0.5:  # the server has not seen that this end is gone
+                    await self._db.row(SQL["end_lost"], (xid,))
+            except errors.DatabaseUnavailable:
+                if time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 1.0)
+
+
+class _Trial:
+    """One try to commit a group: its rows, and how far it came."""
+
+    def __init__(self, items: Sequence[Item]) -> None:
+        self.outcomes: list[Outcome] = []
+        self.xid: str | None = None
+        """Set once COMMIT may have been sent."""
+        self._items = items
+
+    async def run(self, database: db.Database) -> None:
+        async with database.transaction() as conn:
+            cursor = conn.cursor(row_factory=tuple_row)
+            wanted = await self._fence(cursor)
+            self.outcomes = [
+                _lost(item) if item.claim and item.claim not in wanted else _of(item, wanted)
+                for item in self._items
+            ]
+            held = [item for item in self._items if not item.claim or item.claim in wanted]
+            for name, columns in _tables(held):
+                await cursor.execute(SQL[name], columns)
+            await cursor.execute(SQL["xid"])
+            row = await cursor.fetchone()
+            self.xid = row[0] if row else None
+
+    async def _fence(self, cursor: Cursor) -> dict[Claim, str]:
+        heads: dict[Claim, tuple[str | None, int | None]] = {}
+        for item in self._items:
+            if item.claim is not None:
+                step = item.step if isinstance(item, Put) else None
+                heads[item.claim] = step.head if step else heads.get(item.claim, (None, None))
+        if not heads:
+            return {}
+        rows = [(*claim, *head) for claim, head in sorted(heads.items())]
+        await cursor.execute(SQL["fence"], _columns(rows))
+        return {(id, epoch, thread): wanted async for id, epoch, thread, wanted in cursor}
+
+
+def _parts(items: list[Item]) -> Iterator[list[Item]]:
+    """The group in order, with large items alone."""
+    part: list[Item] = []
+    for item in items:
+        if item.size > BIG:
+            if part:
+                yield part
+            yield [item]
+            part = []
+        else:
+            part.append(item)
+    if part:
+        yield part
+
+
+def _tables(items: Sequence[Item]) -> Iterator[tuple[str, list[list[Any]]]]:
+    """The rows of the items by statement, in the order in which they are written."""
+    puts = [item for item in items if isinstance(item, Put)]
+    parents = {(put.thread_id, put.ns, put.parent) for put in puts}
+    writes: dict[Row, Row] = {}
+    for item in items:
+        if not isinstance(item, Writes):
+            continue
+        if item.spare and (item.thread_id, item.ns, item.checkpoint_id) in parents:
+            continue
+        for row in item.rows:
+            key = (item.thread_id, item.ns, item.checkpoint_id, row[0], row[2])
+            if key not in writes or row[2] < 0:
+                writes[key] = (*key[:3], *row)
+    found = {
+        "blobs": [(put.thread_id, put.ns, *blob) for put in puts for blob in put.blobs],
+        "checkpoints": list(
+            {
+                (put.thread_id, put.ns, put.checkpoint_id): (
+                    *(put.thread_id, put.ns, put.checkpoint_id, put.parent),
+                    *put.checkpoint,
+                )
+                for put in puts
+            }.values()
+        ),
+        "writes": list(writes.values()),
+        "steps": [put.step.row for put in puts if put.step],
+        "events": [put.step.event for put in puts if put.step and put.step.event],
+    }
+    for name, rows in found.items():
+        if rows:
+            yield name, _columns(rows)
+
+
+def _columns(rows: Sequence[Row]) -> list[list[Any]]:
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def _of(item: Item, wanted: dict[Claim, str]) -> str:
+    return wanted[item.claim] if item.claim else "run"
+
+
+def _lost(item: Item) -> errors.Fenced:
+    return errors.Fenced(f"{item.thread_id} is held by another owner now", thread_id=item.thread_id)
+
+
+def _refused(item: Item, error: Exception) -> errors.UnstorableValue:
+    """Why one item cannot be stored, with its channel where there is no doubt about it."""
+    channels = {row[3] for row in item.rows} if isinstance(item, Writes) else None
+    if isinstance(item, Put):
+        channels = {blob[0] for blob in item.blobs}
+    channel = channels.pop() if channels and len(channels) == 1 else None
+    reason = str(error).strip()
+    return errors.UnstorableValue(
+        f"checkpoint {item.checkpoint_id} of {item.thread_id} cannot be stored: {reason}",
+        thread_id=item.thread_id,
+        checkpoint_id=item.checkpoint_id,
+        channel=channel,
+        reason=reason,
+    )
+
+
+def _raise_if_data(error: Exception) -> None:
+    """Postgres counts "too large" among operational errors, but trying again does not help."""
+    cause = error.__cause__ if isinstance(error, errors.DatabaseUnavailable) else error
+    if isinstance(cause, psycopg.Error) and (cause.sqlstate or "").startswith("54"):
+        raise cause
