@@ -11,12 +11,15 @@ import copy
 import dataclasses
 import inspect
 import sys
+import sysconfig
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final, cast
+from pathlib import Path
+from typing import Any, Final, TypeGuard, cast
 
 from langchain_core.runnables import Runnable
 from langgraph._internal._runnable import RunnableCallable
+from langgraph._internal._serde import build_serde_allowlist
 from langgraph.channels import DeltaChannel
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import END, StateGraph
@@ -72,7 +75,7 @@ def load_entry(entry: str, *, field: str = "entry", timeout_s: float = 60.0) -> 
     found = _in_time(lambda: _called(locate(entry, field=field)), entry, field, timeout_s)
     graph = _graph(entry, found, field)
     for name, spec in walk(graph.builder):
-        if isinstance(spec.runnable, CompiledStateGraph):
+        if is_graph(spec.runnable):
             _refuse_delta(spec.runnable.builder, f"{entry} node {name}", field)
     _refuse_delta(graph.builder, entry, field)
     return graph
@@ -95,13 +98,18 @@ def load_implementation(path: str, *, field: str, timeout_s: float = 60.0) -> An
     return found
 
 
+def is_graph(runnable: Any) -> TypeGuard[CompiledGraph]:
+    """Whether a node is a subgraph: its nodes can be addressed as `outer/inner`."""
+    return isinstance(runnable, CompiledStateGraph)
+
+
 def walk(builder: Builder, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """All nodes with their paths; those inside a subgraph follow it as `outer/inner`."""
     for name, spec in builder.nodes.items():
         if name == DEFAULT_HANDLER:
             continue
         yield prefix + name, spec
-        if isinstance(spec.runnable, CompiledStateGraph):
+        if is_graph(spec.runnable):
             yield from walk(spec.runnable.builder, f"{prefix}{name}/")
 
 
@@ -114,7 +122,7 @@ def bind(builder: Builder, implementations: Mapping[str, Any], prefix: str = "")
         runnable = made.nodes[name].runnable
         if path in implementations:
             _replace(made, name, implementations[path])
-        elif isinstance(runnable, CompiledStateGraph) and _touches(runnable, implementations, path):
+        elif is_graph(runnable) and _touches(runnable, implementations, path):
             inner = bind(runnable.builder, implementations, f"{path}/")
             made.nodes[name].runnable = compiled(inner, runnable)
     made.nodes = {name: made.nodes[name] for name in order} | made.nodes
@@ -166,23 +174,39 @@ def info(graph: Graph) -> GraphInfo:
     )
 
 
-def storable_types(spec: ProjectSpec) -> set[tuple[str, str]]:
-    """The classes that may be stored in state although no schema names them, as (module, name).
+def storable_types(builder: Builder, spec: ProjectSpec) -> set[tuple[str, ...]]:
+    """Classes that may be stored, as (module, name): those of all schemas, and `state_types`."""
+    builders = [builder]
+    builders += [s.runnable.builder for _, s in walk(builder) if is_graph(s.runnable)]
+    types = [locate(path, field="state_types") for path in spec.state_types]
+    allowed = {(cls.__module__, cls.__name__) for cls in types}
+    return allowed.union(
+        *(
+            build_serde_allowlist(schemas=[*one.schemas], channels=dict(one.channels))
+            for one in builders
+        )
+    )
 
-    These are the classes of the modules which came with the project's code, and `state_types`.
+
+def packages(spec: ProjectSpec) -> set[str]:
+    """Top-level names of the code that came with the project: all its classes may be stored.
+
+    These are the packages of its import paths and, unless they are installed ones, what lies beside.
     """
     paths = [spec.entry, *spec.workflow_variants.values()]
     paths += [
         v.implementation for vs in spec.variants.values() for v in vs.values() if v.implementation
     ]
-    packages = {path.partition(":")[0].partition(".")[0] for path in paths}
-    types = [locate(path, field="state_types") for path in spec.state_types]
-    for name, module in list(sys.modules.items()):
-        if name.partition(".")[0] in packages:
-            types += [
-                v for v in vars(module).values() if inspect.isclass(v) and v.__module__ == name
-            ]
-    return {(cls.__module__, cls.__name__) for cls in types}
+    names = {path.partition(":")[0].partition(".")[0] for path in paths}
+    folders = {
+        Path(location).parent
+        for name in names
+        if (module := sys.modules.get(name)) is not None
+        for location in [*getattr(module, "__path__", ())] or [module.__file__ or ""]
+    }
+    installed = {Path(path) for path in sysconfig.get_paths().values()}
+    beside = (path for folder in folders - installed for path in folder.iterdir())
+    return names | {p.stem for p in beside if p.stem.isidentifier() and p.suffix in ("", ".py")}
 
 
 def node_info(path: str, spec: Any) -> NodeInfo:
@@ -192,14 +216,14 @@ def node_info(path: str, spec: Any) -> NodeInfo:
         name=path,
         implementation=_described(function),
         is_async=_is_async(runnable),
-        subgraph=isinstance(runnable, CompiledStateGraph),
+        subgraph=is_graph(runnable),
         fingerprint=fingerprint_of(runnable),
     )
 
 
 def fingerprint_of(runnable: Any) -> str:
     """The fingerprint of what a node runs; a subgraph's is that of its nodes and edges."""
-    if isinstance(runnable, CompiledStateGraph):
+    if is_graph(runnable):
         nodes = [[path, fingerprint_of(spec.runnable)] for path, spec in walk(runnable.builder)]
         return digest([nodes, sorted(_edges(runnable.builder))])
     if isinstance(runnable, RunnableCallable):

@@ -5,6 +5,7 @@ binding at once, and bindings that differ in params alone. Running is in `runnin
 makes available as the layer's one face.
 """
 
+import copy
 import dataclasses
 import threading
 from collections import OrderedDict
@@ -16,6 +17,7 @@ from wtb_ray.context import cache_scope, params
 from wtb_ray.model import GraphInfo, ProjectSpec, digest
 from wtb_ray.running import Compiled, Control, Outcome, run
 from wtb_ray.saver import Saver
+from wtb_ray.serde import Serializer
 
 __all__ = ["Compiled", "Control", "Graphs", "Outcome", "describe", "params", "run"]
 
@@ -140,10 +142,14 @@ class Graphs:
         return self._implementations[path]
 
     def _allowing(self, builder: entries.Builder) -> Saver | None:
-        """The saver, with the classes that this project may store beside those of its schemas."""
+        """The saver, with the classes that may stand in this graph's state."""
         if self._saver is None:
             return None
-        return self._saver.with_allowlist(entries.storable_types(self.spec))
+        made = copy.copy(self._saver)  # as LangGraph does it: all copies share their connections
+        made.serde = Serializer(
+            entries.storable_types(builder, self.spec), entries.packages(self.spec)
+        )
+        return made
 
 
 def describe(
