@@ -1,1 +1,45 @@
+"""wtb-ray: a distributed test bench for LangGraph workflows.
+
+The public names are loaded when they are first used: importing the package does nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from wtb_ray import errors
+    from wtb_ray.context import params
+    from wtb_ray.scoring import scorer
+    from wtb_ray.sdk import AsyncTestBench, WorkflowProject, WTBTestBench
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "AsyncTestBench",
+    "WTBTestBench",
+    "WorkflowProject",
+    "__version__",
+    "errors",
+    "params",
+    "scorer",
+]
+
+_HOMES = {
+    "AsyncTestBench": "wtb_ray.sdk",
+    "WTBTestBench": "wtb_ray.sdk",
+    "WorkflowProject": "wtb_ray.sdk",
+    "params": "wtb_ray.context",
+    "scorer": "wtb_ray.scoring",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "errors":
+        return importlib.import_module("wtb_ray.errors")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

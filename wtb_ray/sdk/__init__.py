@@ -1,0 +1,15 @@
+"""The Python client: describe a project, run it, read what came out. It talks HTTP only."""
+
+from wtb_ray.sdk.async_bench import AsyncBatch, AsyncTestBench
+from wtb_ray.sdk.bench import Batch, WTBTestBench
+from wtb_ray.sdk.project import WorkflowProject
+from wtb_ray.sdk.views import Execution
+
+__all__ = [
+    "AsyncBatch",
+    "AsyncTestBench",
+    "Batch",
+    "Execution",
+    "WTBTestBench",
+    "WorkflowProject",
+]

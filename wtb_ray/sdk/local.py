@@ -20,6 +20,8 @@ import psutil
 from pydantic import BaseModel, ValidationError
 
 from wtb_ray import errors
+from wtb_ray.model import RUNNER_ENV
+from wtb_ray.settings import Settings
 
 Profile = Literal["dev", "prod"]
 PROFILES: Final[dict[str, dict[str, str]]] = {
@@ -99,6 +101,49 @@ def stop(data_dir: Path, timeout_s: float = STOP_TIMEOUT_S) -> bool:
             pid=stack.pid,
         ) from e
     return True
+
+
+def find_url(url: str | None) -> str:
+    """Where the bench is: as given, `WTB_URL`, or the local stack, started if it does not run.
+
+    Raises:
+        ConfigurationError: The address is not an HTTP one.
+        Unavailable: The local stack did not start.
+    """
+    url = url or os.environ.get("WTB_URL")
+    if url is None:
+        return _local_url(Settings().data_dir)
+    if not url.startswith(("http://", "https://")):
+        raise errors.ConfigurationError(
+            f"{url!r} is no address of a bench: it begins with http:// or https://",
+            field="url",
+            reason="scheme",
+        )
+    return url.rstrip("/").removesuffix("/api/v1")
+
+
+def refuse_in_runner() -> None:
+    """Refuse a bench in a process that only imports the user's code.
+
+    Raises:
+        Refused: This is such a process.
+    """
+    if os.environ.get(RUNNER_ENV):
+        raise errors.Refused(
+            "this code is being imported by the bench, and must not use a bench itself: guard your"
+            " script with `if __name__ == '__main__':`",
+            reason="in_runner",
+        )
+
+
+def _local_url(data_dir: Path) -> str:
+    stack = running(data_dir)
+    if stack is None:
+        sys.stderr.write(
+            f"starting the local stack in {data_dir.resolve()}; `wtb down` will stop it\n"
+        )
+        stack = start(data_dir)
+    return stack.url
 
 
 def _recorded(data_dir: Path) -> Stack | None:

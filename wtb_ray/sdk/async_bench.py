@@ -1,0 +1,271 @@
+"""The bench for async programs."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Any, TypeVar, Unpack
+
+import httpx
+
+from wtb_ray import api, model
+from wtb_ray.events import EventRow
+from wtb_ray.sdk import calls, flows, local
+from wtb_ray.sdk.calls import Call, Retry
+from wtb_ray.sdk.flows import (
+    AnyCases,
+    AnyScorer,
+    BatchOptions,
+    Flow,
+    OnProgress,
+    RunOptions,
+    id_of,
+    project_name,
+)
+from wtb_ray.sdk.project import WorkflowProject
+from wtb_ray.sdk.stream import EventStream
+from wtb_ray.sdk.views import BatchView, Execution, batch_html
+
+Answer = TypeVar("Answer")
+
+
+class AsyncTestBench:
+    """A bench at a URL, at `WTB_URL`, or the local stack, which is started if none runs.
+
+    An async context manager; it connects when it is first used. `actor` is what the event log says
+    of who did it.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        token: str | None = None,
+        *,
+        actor: str = "sdk",
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        local.refuse_in_runner()
+        self.url = url
+        self.codes = flows.Codes()
+        self._token = token
+        self._actor = actor
+        self._transport = transport
+        self._connecting = asyncio.Lock()
+        self._client: httpx.AsyncClient | None = None
+        self._known = False
+
+    async def register_project(self, project: WorkflowProject) -> model.ProjectVersion:
+        """Send the project's code and register it; the same project twice is one version."""
+        bundle = await asyncio.to_thread(project.code.pack)
+        version = await self.flow(flows.register(project.spec, bundle))
+        self.codes[project.name] = project.code
+        return version
+
+    async def list_projects(self) -> list[model.ProjectVersion]:
+        """The newest version of every project."""
+        return await self.flow(flows.listed(calls.projects))
+
+    async def run(
+        self,
+        project: str | WorkflowProject,
+        initial_state: dict[str, Any],
+        variant_config: dict[str, str] | None = None,
+        breakpoints: Sequence[str] | None = None,
+        wait: bool = True,
+        timeout: float | None = None,
+        **options: Unpack[RunOptions],
+    ) -> Execution:
+        """Run a workflow on one input; see `WTBTestBench.run`."""
+        request = flows.execute_request(initial_state, variant_config, breakpoints, options)
+        return await self.flow(flows.run(project_name(project), request, wait, timeout))
+
+    async def wait(self, execution: str | Execution, timeout: float | None = None) -> Execution:
+        """The execution once it has ended or paused."""
+        return await self.flow(flows.waited(id_of(execution), timeout))
+
+    async def get_execution(self, id: str) -> Execution:
+        """An execution with its newest state."""
+        return await self.flow(flows.execution(id))
+
+    async def get_state(self, id: str, checkpoint: str | None = None) -> api.StateView:
+        """The state at a checkpoint, or the newest one."""
+        return await self.send(calls.state(id, checkpoint))
+
+    async def get_checkpoints(self, id: str) -> list[api.Checkpoint]:
+        """The checkpoints of an execution, newest first."""
+        return await self.flow(flows.listed(lambda a, n: calls.checkpoints(id, a, n)))
+
+    async def get_execution_history(
+        self, project: str | WorkflowProject, limit: int | None = 10
+    ) -> list[model.Execution]:
+        """The executions of a project, newest first."""
+        name = project_name(project)
+        return await self.flow(
+            flows.listed(lambda a, n: calls.executions(a, n, project=name), limit)
+        )
+
+    async def stop(self, id: str) -> Execution:
+        """Stop an execution: at once, or at its next step when it is running."""
+        return await self.flow(flows.stop(id))
+
+    async def run_batch_test(
+        self,
+        project: str | WorkflowProject,
+        variant_matrix: Iterable[dict[str, str]],
+        test_cases: AnyCases,
+        scorers: Iterable[AnyScorer] = (),
+        repetitions: int = 1,
+        share_prefix: bool = True,
+        wait: bool = True,
+        progress: OnProgress | None = None,
+        timeout: float | None = None,
+        **options: Unpack[BatchOptions],
+    ) -> "AsyncBatch":
+        """Run all variants on all cases; see `WTBTestBench.run_batch_test`."""
+        name = project_name(project)
+        request = flows.batch_request(
+            name,
+            self.codes[name],
+            variant_matrix,
+            test_cases,
+            scorers,
+            {"repetitions": repetitions, "share_prefix": share_prefix, **options},
+        )
+        flow = flows.batch_test(request, wait, timeout, progress)
+        return AsyncBatch(self, await self.flow(flow))
+
+    run_batch_test_async = run_batch_test
+
+    async def get_batch(self, id: str) -> "AsyncBatch":
+        """A batch that was made before."""
+        return AsyncBatch(self, await self.send(calls.batch(id)))
+
+    async def results(self, batch: "str | AsyncBatch") -> list[api.CellResult]:
+        """One row for every cell of a batch."""
+        id = id_of(batch)
+        return await self.flow(flows.listed(lambda a, n: calls.results(id, a, n)))
+
+    async def leaderboard(self, batch: "str | AsyncBatch") -> api.Leaderboard:
+        """The leaderboard of a batch, of the cells that have ended so far."""
+        return await self.flow(flows.leaderboard(id_of(batch)))
+
+    async def events(
+        self,
+        after: str | None = None,
+        *,
+        execution: str | None = None,
+        batch: str | None = None,
+        follow: bool = True,
+    ) -> AsyncIterator[EventRow]:
+        """The event log; see `WTBTestBench.events`."""
+        stream = EventStream(after, execution, batch, follow)
+        client = await self._connected()
+        retry: Retry | None = None
+        while True:
+            call = stream.call()
+            retry = retry or self._retry()
+            try:
+                response = await client.send(call.request(client), stream=True)
+                async with contextlib.aclosing(response):
+                    delay = retry.after_response(call, response)
+                    if delay is None:
+                        if not response.is_success:
+                            await response.aread()
+                            raise calls.error_of(response)
+                        retry, self._known = None, True
+                        async for chunk in response.aiter_bytes():
+                            for row in stream.feed(chunk):
+                                yield row
+                        if not follow:
+                            return
+                        delay = Retry.FIRST_DELAY_S
+            except httpx.TransportError as e:
+                delay = (retry or self._retry()).after_error(e)
+            await asyncio.sleep(delay)
+
+    async def send(self, call: Call[Answer]) -> Answer:
+        """The answer to one call, sent again while no answer comes."""
+        client, retry = await self._connected(), self._retry()
+        while True:
+            try:
+                response = await client.send(call.request(client))
+                delay = retry.after_response(call, response)
+                if delay is None:
+                    self._known = True
+                    return call.answer(response)
+            except httpx.TransportError as e:
+                delay = retry.after_error(e)
+            await asyncio.sleep(delay)
+
+    async def aclose(self) -> None:
+        """Close the connections; the bench itself goes on."""
+        if self._client is not None:
+            await self._client.aclose()
+
+    async def __aenter__(self) -> "AsyncTestBench":
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.aclose()
+
+    async def _connected(self) -> httpx.AsyncClient:
+        async with self._connecting:
+            if self._client is None:
+                self.url = await asyncio.to_thread(local.find_url, self.url)
+                options = calls.client_options(self.url, self._token, self._actor)
+                self._client = httpx.AsyncClient(transport=self._transport, **options)
+            return self._client
+
+    def _retry(self) -> Retry:
+        return Retry(self.url or "", self._known)
+
+    async def flow(self, flow: Flow[Answer]) -> Answer:
+        """The result of several calls and of the pauses between them."""
+        answer: Any = None
+        while True:
+            try:
+                step = flow.send(answer)
+            except StopIteration as end:
+                done: Answer = end.value
+                return done
+            if isinstance(step, Call):
+                answer = await self.send(step)
+            else:
+                await asyncio.sleep(step.seconds)
+                answer = None
+
+
+class AsyncBatch(BatchView):
+    """A batch of an `AsyncTestBench`."""
+
+    def __init__(self, bench: AsyncTestBench, info: model.Batch) -> None:
+        super().__init__(info)
+        self._bench = bench
+        self._board: api.Leaderboard | None = None
+
+    async def results(self) -> list[api.CellResult]:
+        """One row for every cell."""
+        return await self._bench.results(self)
+
+    async def leaderboard(self) -> api.Leaderboard:
+        """The leaderboard of the cells that have ended so far."""
+        self._board = await self._bench.leaderboard(self)
+        return self._board
+
+    async def progress(self) -> api.Progress:
+        """How far it is."""
+        return await self._bench.send(calls.progress(self.id))
+
+    async def wait(
+        self, timeout: float | None = None, progress: OnProgress | None = None
+    ) -> "AsyncBatch":
+        """This batch, once it has ended."""
+        self.info = await self._bench.flow(flows.batch_ended(self.info, timeout, progress))
+        return self
+
+    async def stop(self) -> "AsyncBatch":
+        """Stop it: what waits never starts, what runs stops at its next step."""
+        self.info = await self._bench.send(calls.stop_batch(self.id))
+        return self
+
+    def _repr_html_(self) -> str:
+        return batch_html(self.info, self._board)

@@ -1,0 +1,315 @@
+"""The bench for programs and notebooks; `AsyncTestBench` has the same names with `await`."""
+
+import contextlib
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeVar, Unpack
+
+import httpx
+
+from wtb_ray import api, model
+from wtb_ray.events import EventRow
+from wtb_ray.sdk import calls, flows, local
+from wtb_ray.sdk.async_bench import AsyncTestBench
+from wtb_ray.sdk.calls import Call, Retry
+from wtb_ray.sdk.flows import (
+    AnyCases,
+    AnyScorer,
+    BatchOptions,
+    Flow,
+    OnProgress,
+    RunOptions,
+    id_of,
+    project_name,
+)
+from wtb_ray.sdk.project import WorkflowProject
+from wtb_ray.sdk.stream import EventStream
+from wtb_ray.sdk.views import BatchView, Execution, batch_html
+
+Answer = TypeVar("Answer")
+
+
+class WTBTestBench:
+    """A bench at a URL, at `WTB_URL`, or the local stack, which is started if none runs.
+
+    A context manager; the stack goes on when it is closed.
+
+    Args:
+        url: `http://host:port` of a bench.
+        token: Sent as a bearer token.
+        actor: What the event log says of who did it.
+        transport: Another transport for the HTTP client, as of httpx.
+
+    Raises:
+        Refused: The process only imports this code, because the bench runs it.
+        Unavailable: The local stack did not start.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        token: str | None = None,
+        *,
+        actor: str = "sdk",
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        local.refuse_in_runner()
+        self.url = local.find_url(url)
+        self.codes = flows.Codes()
+        self._token = token
+        self._actor = actor
+        options = calls.client_options(self.url, token, actor)
+        self._client = httpx.Client(transport=transport, **options)
+        self._known = False
+
+    def register_project(self, project: WorkflowProject) -> model.ProjectVersion:
+        """Send the project's code and register it; the same project twice is one version."""
+        bundle = project.code.pack()
+        version = self.flow(flows.register(project.spec, bundle))
+        self.codes[project.name] = project.code
+        return version
+
+    def list_projects(self) -> list[model.ProjectVersion]:
+        """The newest version of every project."""
+        return self.flow(flows.listed(calls.projects))
+
+    def run(
+        self,
+        project: str | WorkflowProject,
+        initial_state: dict[str, Any],
+        variant_config: dict[str, str] | None = None,
+        breakpoints: Sequence[str] | None = None,
+        wait: bool = True,
+        timeout: float | None = None,
+        **options: Unpack[RunOptions],
+    ) -> Execution:
+        """Run a workflow on one input.
+
+        Args:
+            variant_config: `{node: variant}`, and `_workflow` for a whole other graph.
+            breakpoints: `before:node` or `after:node`; a node alone means before it.
+            wait: Return when it has ended or paused, not when it is accepted.
+            timeout: Seconds to wait at most.
+            options: `version`, `recursion_limit`, `priority`.
+
+        Returns:
+            The execution with its state. One that failed is returned too, with `.error`.
+
+        Raises:
+            InvalidRequest: Any of its kinds, for what is wrong with the request.
+            TimeoutError: It has not ended in time; it goes on.
+        """
+        request = flows.execute_request(initial_state, variant_config, breakpoints, options)
+        return self.flow(flows.run(project_name(project), request, wait, timeout))
+
+    def wait(self, execution: str | Execution, timeout: float | None = None) -> Execution:
+        """The execution once it has ended or paused."""
+        return self.flow(flows.waited(id_of(execution), timeout))
+
+    def get_execution(self, id: str) -> Execution:
+        """An execution with its newest state."""
+        return self.flow(flows.execution(id))
+
+    def get_state(self, id: str, checkpoint: str | None = None) -> api.StateView:
+        """The state at a checkpoint, or the newest one."""
+        return self.send(calls.state(id, checkpoint))
+
+    def get_checkpoints(self, id: str) -> list[api.Checkpoint]:
+        """The checkpoints of an execution, newest first."""
+        return self.flow(flows.listed(lambda a, n: calls.checkpoints(id, a, n)))
+
+    def get_execution_history(
+        self, project: str | WorkflowProject, limit: int | None = 10
+    ) -> list[model.Execution]:
+        """The executions of a project, newest first."""
+        name = project_name(project)
+        return self.flow(flows.listed(lambda a, n: calls.executions(a, n, project=name), limit))
+
+    def stop(self, id: str) -> Execution:
+        """Stop an execution: at once, or at its next step when it is running."""
+        return self.flow(flows.stop(id))
+
+    def run_batch_test(
+        self,
+        project: str | WorkflowProject,
+        variant_matrix: Iterable[dict[str, str]],
+        test_cases: AnyCases,
+        scorers: Iterable[AnyScorer] = (),
+        repetitions: int = 1,
+        share_prefix: bool = True,
+        wait: bool = True,
+        progress: OnProgress | None = None,
+        timeout: float | None = None,
+        **options: Unpack[BatchOptions],
+    ) -> "Batch":
+        """Run all variants on all cases and score the results.
+
+        Args:
+            variant_matrix: Bindings `{node: variant}`, each with an optional `_workflow` and `_name`.
+            test_cases: Cases, or the path of a JSONL, CSV or Parquet file of them.
+            scorers: Names, `@scorer` functions, or `ScorerSpec`s with arguments.
+            share_prefix: Run what variants have in common once.
+            wait: Return when the batch has ended, not when it is accepted.
+            progress: Called with the progress every now and then, and at the end.
+            timeout: Seconds to wait at most.
+            options: `version`, `recursion_limit`, `priority`, `node_errors`.
+
+        Raises:
+            InvalidRequest: Any of its kinds, for what is wrong with the request.
+            TimeoutError: It has not ended in time; it goes on.
+        """
+        name = project_name(project)
+        request = flows.batch_request(
+            name,
+            self.codes[name],
+            variant_matrix,
+            test_cases,
+            scorers,
+            {"repetitions": repetitions, "share_prefix": share_prefix, **options},
+        )
+        flow = flows.batch_test(request, wait, timeout, progress)
+        return Batch(self, self.flow(flow))
+
+    async def run_batch_test_async(
+        self,
+        project: str | WorkflowProject,
+        variant_matrix: Iterable[dict[str, str]],
+        test_cases: AnyCases,
+        **arguments: Any,
+    ) -> "Batch":
+        """`run_batch_test` for async programs, with the same arguments."""
+        async with AsyncTestBench(self.url, self._token, actor=self._actor) as bench:
+            bench.codes = self.codes
+            batch = await bench.run_batch_test(project, variant_matrix, test_cases, **arguments)
+            return Batch(self, batch.info)
+
+    def get_batch(self, id: str) -> "Batch":
+        """A batch that was made before."""
+        return Batch(self, self.send(calls.batch(id)))
+
+    def results(self, batch: "str | Batch") -> list[api.CellResult]:
+        """One row for every cell of a batch."""
+        id = id_of(batch)
+        return self.flow(flows.listed(lambda a, n: calls.results(id, a, n)))
+
+    def leaderboard(self, batch: "str | Batch") -> api.Leaderboard:
+        """The leaderboard of a batch, of the cells that have ended so far."""
+        return self.flow(flows.leaderboard(id_of(batch)))
+
+    def events(
+        self,
+        after: str | None = None,
+        *,
+        execution: str | None = None,
+        batch: str | None = None,
+        follow: bool = True,
+    ) -> Iterator[EventRow]:
+        """The event log, from its start or after a cursor, without gaps over lost connections.
+
+        Args:
+            after: The `.cursor` of the last event seen.
+            execution: Only events of this execution.
+            batch: Only events of this batch.
+            follow: Wait for what is yet to happen; else end where the log ends now.
+        """
+        stream = EventStream(after, execution, batch, follow)
+        retry: Retry | None = None
+        while True:
+            call = stream.call()
+            retry = retry or self._retry()
+            try:
+                response = self._client.send(call.request(self._client), stream=True)
+                with contextlib.closing(response):
+                    delay = retry.after_response(call, response)
+                    if delay is None:
+                        if not response.is_success:
+                            response.read()
+                            raise calls.error_of(response)
+                        retry, self._known = None, True
+                        for chunk in response.iter_bytes():
+                            yield from stream.feed(chunk)
+                        if not follow:
+                            return
+                        delay = Retry.FIRST_DELAY_S
+            except httpx.TransportError as e:
+                delay = (retry or self._retry()).after_error(e)
+            time.sleep(delay)
+
+    def send(self, call: Call[Answer]) -> Answer:
+        """The answer to one call, sent again while no answer comes."""
+        retry = self._retry()
+        while True:
+            try:
+                response = self._client.send(call.request(self._client))
+                delay = retry.after_response(call, response)
+                if delay is None:
+                    self._known = True
+                    return call.answer(response)
+            except httpx.TransportError as e:
+                delay = retry.after_error(e)
+            time.sleep(delay)
+
+    def close(self) -> None:
+        """Close the connections; the bench itself goes on."""
+        self._client.close()
+
+    def __enter__(self) -> "WTBTestBench":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _retry(self) -> Retry:
+        return Retry(self.url, self._known)
+
+    def flow(self, flow: Flow[Answer]) -> Answer:
+        """The result of several calls and of the pauses between them."""
+        answer: Any = None
+        while True:
+            try:
+                step = flow.send(answer)
+            except StopIteration as end:
+                done: Answer = end.value
+                return done
+            if isinstance(step, Call):
+                answer = self.send(step)
+            else:
+                time.sleep(step.seconds)
+                answer = None
+
+
+class Batch(BatchView):
+    """A batch of a `WTBTestBench`."""
+
+    def __init__(self, bench: WTBTestBench, info: model.Batch) -> None:
+        super().__init__(info)
+        self._bench = bench
+        self._results: list[api.CellResult] | None = None
+
+    @property
+    def results(self) -> list[api.CellResult]:
+        """One row for every cell; read once when the batch has ended, every time before."""
+        if self._results is None or not self.ended:
+            self._results = self._bench.results(self)
+        return self._results
+
+    def leaderboard(self) -> api.Leaderboard:
+        """The leaderboard of the cells that have ended so far."""
+        return self._bench.leaderboard(self)
+
+    def progress(self) -> api.Progress:
+        """How far it is."""
+        return self._bench.send(calls.progress(self.id))
+
+    def wait(self, timeout: float | None = None, progress: OnProgress | None = None) -> "Batch":
+        """This batch, once it has ended."""
+        self.info = self._bench.flow(flows.batch_ended(self.info, timeout, progress))
+        return self
+
+    def stop(self) -> "Batch":
+        """Stop it: what waits never starts, what runs stops at its next step."""
+        self.info = self._bench.send(calls.stop_batch(self.id))
+        return self
+
+    def _repr_html_(self) -> str:
+        return batch_html(self.info, self.leaderboard() if self.ended else None)

@@ -1,0 +1,282 @@
+"""Every request the SDK makes, its answer parsed, and when it is sent again: said once, without I/O.
+
+A `Call` is built here and sent by the sync or the async bench. Errors come back as the class of
+`wtb_ray.errors` that the server raised, by its code. Fields that a newer server adds are ignored.
+"""
+
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Final, Generic, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError
+
+from wtb_ray import __version__, api, errors
+from wtb_ray.model import Batch, Execution, ProjectSpec, ProjectVersion, new_id
+
+BASE: Final = "/api/v1"
+PAGE: Final = 200
+CONNECT_TIMEOUT_S: Final = 5.0
+TIMEOUT_S: Final = 30.0
+REGISTER_TIMEOUT_S: Final = 300.0
+"""Registering starts a process and imports the user's code in it."""
+
+Answer = TypeVar("Answer")
+Model = TypeVar("Model", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Call(Generic[Answer]):
+    """One request and how its answer is read."""
+
+    method: str
+    path: str
+    parse: Callable[[httpx.Response], Answer]
+    params: Mapping[str, str | int] = field(default_factory=dict)
+    content: bytes | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    accepts: Collection[int] = ()
+    """Statuses of 400 and more that are an answer too."""
+    timeout_s: float = TIMEOUT_S
+
+    def request(self, client: httpx.Client | httpx.AsyncClient) -> httpx.Request:
+        return client.build_request(
+            self.method,
+            BASE + self.path,
+            params=dict(self.params),
+            content=self.content,
+            headers=dict(self.headers),
+            timeout=httpx.Timeout(self.timeout_s, connect=CONNECT_TIMEOUT_S),
+        )
+
+    def answer(self, response: httpx.Response) -> Answer:
+        """What the response means.
+
+        Raises:
+            WTBError: The error that the server sent, as its own class.
+        """
+        if response.is_success or response.status_code in self.accepts:
+            try:
+                return self.parse(response)
+            except ValidationError as e:
+                raise errors.WTBError(
+                    f"{self.method} {response.url} gave an unexpected answer: {e}"
+                ) from e
+        raise error_of(response)
+
+
+class Retry:
+    """When a call without an answer is sent again: for a while if this server has answered before.
+
+    Commands carry an idempotency key, so sending one again never does it twice.
+    """
+
+    FIRST_PATIENCE_S: Final = 1.5
+    PATIENCE_S: Final = 30.0
+    FIRST_DELAY_S: Final = 0.05
+    AGAIN: Final = frozenset({429, 502, 503, 504})
+
+    def __init__(self, url: str, known: bool) -> None:
+        self._url = url
+        self._deadline = time.monotonic() + (self.PATIENCE_S if known else self.FIRST_PATIENCE_S)
+        self._delay = self.FIRST_DELAY_S
+        self._lost = False
+
+    def after_error(self, error: httpx.TransportError) -> float:
+        """Seconds to wait before the call is sent again.
+
+        Raises:
+            Unavailable: It has been tried long enough.
+        """
+        self._lost = True
+        delay = self._next()
+        if delay is not None:
+            return delay
+        raise errors.Unavailable(
+            f"no bench answers at {self._url} ({type(error).__name__}: {error}): start one with"
+            " `wtb up`, or say where it is with WTB_URL or WTBTestBench(url=...)",
+            url=self._url,
+            reason=type(error).__name__,
+        ) from error
+
+    def after_response(self, call: Call[Any], response: httpx.Response) -> float | None:
+        """Seconds to wait before the call is sent again, None if this is its answer."""
+        status = response.status_code
+        # 429 was not even looked at; a command answered with 503 may cost a lot to repeat.
+        again = status == 429 or (status in self.AGAIN and call.method != "POST")
+        if self._lost and call.method == "POST" and status == 409:
+            # The command whose answer was lost is still being carried out under this key.
+            again = error_of(response).code == errors.Conflict.code
+        return self._next() if again else None
+
+    def _next(self) -> float | None:
+        delay, self._delay = self._delay, min(self._delay * 2, 2.0)
+        return delay if time.monotonic() + delay < self._deadline else None
+
+
+def error_of(response: httpx.Response) -> errors.WTBError:
+    """The error in a response, as the class that has its code, else as one that fits its status."""
+    try:
+        body = response.json()["error"]
+        code, message, details = body["code"], body["message"], body.get("details") or {}
+    except (ValueError, KeyError, TypeError):
+        code, details = None, {"status": response.status_code}
+        message = f"{response.url} answered {response.status_code}: {response.text[:200]}"
+    cls = _classes().get(code) or _BY_STATUS.get(response.status_code, errors.WTBError)
+    details.pop("message", None)
+    return cls(message, **details)
+
+
+_BY_STATUS: Final[dict[int, type[errors.WTBError]]] = {
+    403: errors.Refused,
+    404: errors.NotFound,
+    409: errors.Conflict,
+    413: errors.InvalidRequest,
+    422: errors.InvalidRequest,
+    429: errors.Unavailable,
+    502: errors.Unavailable,
+    503: errors.Unavailable,
+    504: errors.Unavailable,
+}
+
+
+def _classes() -> dict[str, type[errors.WTBError]]:
+    found, queue = {}, [errors.WTBError]
+    while queue:
+        cls = queue.pop()
+        found[cls.code] = cls
+        queue.extend(cls.__subclasses__())
+    return found
+
+
+def client_options(url: str, token: str | None, actor: str) -> dict[str, Any]:
+    """Arguments of the httpx client, sync or async."""
+    headers = {"X-Actor": actor, "User-Agent": f"wtb-ray/{__version__}"}
+    if token is not None:
+        headers["Authorization"] = f"Bearer {token}"
+    # A proxy from the environment knows nothing of this machine's own loopback.
+    loopback = httpx.URL(url).host in ("127.0.0.1", "localhost", "::1")
+    return {"base_url": url, "headers": headers, "trust_env": not loopback}
+
+
+@cache
+def _as(kind: Any) -> Callable[[httpx.Response], Any]:
+    adapter = TypeAdapter(kind)
+    return lambda response: adapter.validate_json(response.content, extra="ignore")
+
+
+def _params(**given: str | int | None) -> dict[str, str | int]:
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _name(text: str) -> str:
+    return quote(text, safe="")
+
+
+def _get(path: str, kind: type[Answer], **params: str | int | None) -> Call[Answer]:
+    return Call("GET", path, _as(kind), params=_params(**params))
+
+
+def _post(
+    path: str, body: BaseModel | None, kind: type[Answer], timeout_s: float = TIMEOUT_S
+) -> Call[Answer]:
+    try:
+        content = body.model_dump_json().encode() if body is not None else b"{}"
+    except PydanticSerializationError as e:
+        raise errors.InvalidRequest(
+            f"what is sent must be JSON: {e}", field="body", reason="not_json"
+        ) from e
+    headers = {"Content-Type": "application/json", "Idempotency-Key": new_id("k")}
+    return Call("POST", path, _as(kind), content=content, headers=headers, timeout_s=timeout_s)
+
+
+def has_bundle(digest: str) -> Call[bool]:
+    return Call("HEAD", f"/bundles/{digest}", lambda r: r.is_success, accepts=(404,))
+
+
+def put_bundle(digest: str, data: bytes) -> Call[None]:
+    headers = {"Content-Type": "application/zip"}
+    return Call("PUT", f"/bundles/{digest}", lambda _: None, content=data, headers=headers)
+
+
+def register(spec: ProjectSpec) -> Call[ProjectVersion]:
+    return _post("/workflows", spec, ProjectVersion, REGISTER_TIMEOUT_S)
+
+
+def projects(after: str | None, limit: int = PAGE) -> Call[api.Page[ProjectVersion]]:
+    return _get("/workflows", api.Page[ProjectVersion], after=after, limit=limit)
+
+
+def execute(project: str, request: api.ExecuteRequest) -> Call[Execution]:
+    return _post(f"/workflows/{_name(project)}/execute", request, Execution)
+
+
+def execution(id: str) -> Call[Execution]:
+    return _get(f"/executions/{_name(id)}", Execution)
+
+
+def executions(
+    after: str | None,
+    limit: int = PAGE,
+    *,
+    project: str | None = None,
+    status: str | None = None,
+    batch: str | None = None,
+) -> Call[api.Page[Execution]]:
+    return _get(
+        "/executions",
+        api.Page[Execution],
+        after=after,
+        limit=limit,
+        project=project,
+        status=status,
+        batch=batch,
+    )
+
+
+def state(id: str, checkpoint: str | None = None) -> Call[api.StateView]:
+    return _get(f"/executions/{_name(id)}/state", api.StateView, checkpoint=checkpoint)
+
+
+def checkpoints(id: str, after: str | None, limit: int = PAGE) -> Call[api.Page[api.Checkpoint]]:
+    kind = api.Page[api.Checkpoint]
+    return _get(f"/executions/{_name(id)}/checkpoints", kind, after=after, limit=limit)
+
+
+def stop(id: str) -> Call[Execution]:
+    return _post(f"/executions/{_name(id)}/stop", None, Execution)
+
+
+def batch_test(request: api.BatchTestRequest) -> Call[Batch]:
+    return _post("/batch-tests", request, Batch)
+
+
+def batch(id: str) -> Call[Batch]:
+    return _get(f"/batch-tests/{_name(id)}", Batch)
+
+
+def progress(id: str) -> Call[api.Progress]:
+    return _get(f"/batch-tests/{_name(id)}/progress", api.Progress)
+
+
+def results(id: str, after: str | None, limit: int = PAGE) -> Call[api.Page[api.CellResult]]:
+    kind = api.Page[api.CellResult]
+    return _get(f"/batch-tests/{_name(id)}/results", kind, after=after, limit=limit)
+
+
+def leaderboard(id: str) -> Call[api.Leaderboard | None]:
+    """The leaderboard, None while it is being computed."""
+    parse = _as(api.Leaderboard)
+    return Call(
+        "GET",
+        f"/batch-tests/{_name(id)}/leaderboard",
+        lambda r: None if r.status_code == 202 else parse(r),
+    )
+
+
+def stop_batch(id: str) -> Call[Batch]:
+    return _post(f"/batch-tests/{_name(id)}/stop", None, Batch)

@@ -1,0 +1,276 @@
+"""What the bench does in several calls, as generators without I/O.
+
+A flow yields a `Call` and gets its answer, or a `Pause` and is resumed after it. The sync and the
+async bench run the same flows; only how they wait differs.
+"""
+
+import math
+import sys
+import time
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypedDict, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from wtb_ray import api, cases, errors
+from wtb_ray.model import Batch, Case, ProjectSpec, ProjectVersion, ScorerSpec, digest
+from wtb_ray.model import Execution as ExecutionInfo
+from wtb_ray.scoring import Scorer
+from wtb_ray.sdk import calls
+from wtb_ray.sdk.bundle import Code
+from wtb_ray.sdk.calls import Call
+from wtb_ray.sdk.project import WorkflowProject
+from wtb_ray.sdk.views import BatchView, Execution
+from wtb_ray.states import TERMINAL_BATCH, TERMINAL_EXECUTION, ExecutionStatus
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Nothing is to be done for some seconds."""
+
+    seconds: float
+
+
+Answer = TypeVar("Answer")
+Item = TypeVar("Item")
+Model = TypeVar("Model", bound=BaseModel)
+Flow = Generator[Call[Any] | Pause, Any, Answer]
+
+AnyScorer = str | ScorerSpec | Scorer
+AnyCases = str | Path | Iterable[Case | dict[str, Any]]
+OnProgress = Callable[[api.Progress], None]
+
+_RESTS: Final = ExecutionStatus.PAUSED, *TERMINAL_EXECUTION
+
+
+class RunOptions(TypedDict, total=False):
+    """What else an execution may be given."""
+
+    version: str
+    recursion_limit: int
+    priority: int
+
+
+class BatchOptions(RunOptions, total=False):
+    """What else a batch may be given."""
+
+    node_errors: str
+
+
+def ask(call: Call[Answer]) -> Flow[Answer]:
+    """One call."""
+    answer: Answer = yield call
+    return answer
+
+
+def listed(
+    page: Callable[[str | None, int], Call[api.Page[Item]]], limit: int | None = None
+) -> Flow[list[Item]]:
+    """All items of a paged list, or the first `limit`."""
+    items: list[Item] = []
+    after: str | None = None
+    while limit is None or len(items) < limit:
+        room = calls.PAGE if limit is None else min(calls.PAGE, limit - len(items))
+        part = yield from ask(page(after, room))
+        items += part.items
+        after = part.next
+        if after is None:
+            break
+    return items
+
+
+def register(
+    spec: Callable[[str | None], ProjectSpec], bundle: bytes | None
+) -> Flow[ProjectVersion]:
+    """Upload the bundle if the bench does not have it, then register."""
+    if bundle is None:
+        return (yield from ask(calls.register(spec(None))))
+    sha = digest(bundle)
+    if not (yield from ask(calls.has_bundle(sha))):
+        yield from ask(calls.put_bundle(sha, bundle))
+    return (yield from ask(calls.register(spec(sha))))
+
+
+def execution(id: str) -> Flow[Execution]:
+    """An execution with its state."""
+    info = yield from ask(calls.execution(id))
+    return (yield from _with_state(info))
+
+
+def run(
+    project: str, request: api.ExecuteRequest, wait: bool, timeout: float | None
+) -> Flow[Execution]:
+    """Start an execution and, if asked to, wait until it rests."""
+    info = yield from ask(calls.execute(project, request))
+    if wait:
+        info = yield from settled(info, timeout)
+    return (yield from _with_state(info))
+
+
+def waited(id: str, timeout: float | None) -> Flow[Execution]:
+    """An execution once it has ended or paused."""
+    info = yield from ask(calls.execution(id))
+    info = yield from settled(info, timeout)
+    return (yield from _with_state(info))
+
+
+def stop(id: str) -> Flow[Execution]:
+    info = yield from ask(calls.stop(id))
+    return (yield from _with_state(info))
+
+
+def _with_state(info: ExecutionInfo) -> Flow[Execution]:
+    return Execution(info, (yield from ask(calls.state(info.id))))
+
+
+def settled(info: ExecutionInfo, timeout: float | None) -> Flow[ExecutionInfo]:
+    patience = _Patience(timeout)
+    while info.status not in _RESTS:
+        yield patience.pause(f"execution {info.id}", info.status)
+        info = yield from ask(calls.execution(info.id))
+    return info
+
+
+def batch_ended(batch: Batch, timeout: float | None, progress: OnProgress | None) -> Flow[Batch]:
+    """The batch once it has ended; `progress` is called along the way, at last with the end."""
+    patience = _Patience(timeout)
+    while True:
+        found = yield from ask(calls.progress(batch.id))
+        if progress is not None:
+            progress(found)
+        if found.status in TERMINAL_BATCH:
+            return (yield from ask(calls.batch(batch.id)))
+        yield patience.pause(f"batch {batch.id}", found.status)
+
+
+def batch_test(
+    request: api.BatchTestRequest, wait: bool, timeout: float | None, progress: OnProgress | None
+) -> Flow[Batch]:
+    """Make a batch and, if asked to, wait for its end."""
+    batch = yield from ask(calls.batch_test(request))
+    if wait:
+        batch = yield from batch_ended(batch, timeout, progress)
+    return batch
+
+
+def leaderboard(batch_id: str) -> Flow[api.Leaderboard]:
+    """The leaderboard, once it is computed."""
+    patience = _Patience()
+    while True:
+        board = yield from ask(calls.leaderboard(batch_id))
+        if board is not None:
+            return board
+        yield patience.pause("the leaderboard", "being computed")
+
+
+class _Patience:
+    """Growing pauses until the timeout is over."""
+
+    def __init__(self, timeout: float | None = None) -> None:
+        self._timeout = timeout
+        self._deadline = math.inf if timeout is None else time.monotonic() + timeout
+        self._seconds = 0.02
+
+    def pause(self, what: str, status: str) -> Pause:
+        """The next pause.
+
+        Raises:
+            TimeoutError: The time is over.
+        """
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError(f"{what} is still {status} after {self._timeout} s; it goes on")
+        self._seconds = min(self._seconds * 1.5, 1.0)
+        return Pause(min(self._seconds, left))
+
+
+def execute_request(
+    initial_state: dict[str, Any],
+    variant_config: dict[str, str] | None,
+    breakpoints: Sequence[str] | None,
+    options: RunOptions,
+) -> api.ExecuteRequest:
+    return _made(
+        api.ExecuteRequest,
+        initial_state=initial_state,
+        variant_config=variant_config or {},
+        breakpoints=list(breakpoints or ()),
+        **options,
+    )
+
+
+def batch_request(
+    project: str,
+    code: Code,
+    variant_matrix: Iterable[dict[str, str]],
+    test_cases: AnyCases,
+    scorers: Iterable[AnyScorer],
+    options: dict[str, Any],
+) -> api.BatchTestRequest:
+    """The request of a batch; cases are read and scorers named as the bench can import them."""
+    if isinstance(test_cases, str | Path):
+        rows = cases.load_cases(test_cases)
+    else:
+        rows = cases.from_list(test_cases)
+    return _made(
+        api.BatchTestRequest,
+        project=project,
+        variant_matrix=list(variant_matrix),
+        test_cases=rows,
+        scorers=[_scorer(s, code) for s in scorers],
+        **options,
+    )
+
+
+def _scorer(scorer: AnyScorer, code: Code) -> ScorerSpec:
+    """The spec of a scorer; one that the project's code defines goes by its path in the bundle."""
+    if isinstance(scorer, str):
+        return ScorerSpec(name=scorer)
+    if isinstance(scorer, ScorerSpec):
+        return scorer.model_copy(update={"name": _script_scorer(scorer.name, code)})
+    if not isinstance(scorer, Scorer):
+        raise errors.InvalidRequest(
+            f"{scorer!r} is no scorer: decorate it with @wtb_ray.scorer(metrics=[...])",
+            field="scorers",
+            reason="not_a_scorer",
+        )
+    spec = scorer.spec()
+    return spec if ":" not in spec.name else ScorerSpec(name=code.name(scorer, "scorers"))
+
+
+def _script_scorer(name: str, code: Code) -> str:
+    module, colon, function = name.partition(":")
+    if colon and module == "__main__":
+        return code.name(getattr(sys.modules["__main__"], function), "scorers")
+    return name
+
+
+def project_name(project: str | WorkflowProject) -> str:
+    return project if isinstance(project, str) else project.name
+
+
+def id_of(thing: str | Execution | BatchView) -> str:
+    return thing if isinstance(thing, str) else thing.id
+
+
+class Codes(dict[str, Code]):
+    """The code of the projects that a bench has registered."""
+
+    def __missing__(self, name: str) -> Code:
+        """Of other projects nobody knows here what their bundles hold: only installed code counts."""
+        code = Code()
+        code.pack()
+        return code
+
+
+def _made(kind: type[Model], **fields: Any) -> Model:
+    try:
+        return kind(**fields)
+    except ValidationError as e:
+        first = e.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise errors.InvalidRequest(
+            f"{where}: {first['msg']}", field=where, reason=first["type"]
+        ) from e
