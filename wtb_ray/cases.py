@@ -42,7 +42,7 @@ Place = dict[str, Any]
 """Where a case stands: `file` and `line` or `row`, or `index`."""
 
 
-def parse_cases(items: Iterable[Case | Mapping[str, Any]]) -> list[Case]:
+def from_list(items: Iterable[Case | Mapping[str, Any]]) -> list[Case]:
     """Cases of a list, with ids, as they come back from JSON.
 
     Raises:
@@ -258,7 +258,7 @@ def _nested(entries: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 def _where(place: Place) -> str:
     if "index" in place:
-        return f"test_cases[{place['index']}]"
+        return f"test_cases.{place['index']}"
     return " ".join(f"{name} {value}" for name, value in place.items() if name != "file")
 
 

@@ -9,11 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence, Sized
 from typing import Final, NamedTuple
 
 from wtb_ray import errors
+from wtb_ray.bindings import NAME
 
-NAME: Final = "_name"
-"""Entry of a binding that names its variant and binds nothing."""
-WORKFLOW: Final = "_workflow"
-"""Entry of a binding that takes another graph."""
 SEED: Final = 20_240_411
 """Of the order of cases; fixed, so that a batch is planned the same way wherever it is planned."""
 FIRST_DELAY_S: Final = 0.25
@@ -90,10 +87,10 @@ def variant_names(bindings: Sequence[Mapping[str, str]]) -> list[str]:
     for i, binding in enumerate(bindings):
         entries = frozenset(binding.items())
         if NAME not in binding and (first := unnamed.setdefault(entries, i)) != i:
-            _refuse(i, f"is the same as variant_matrix[{first}]; give one a '{NAME}'")
+            _refuse(i, f"is the same as variant_matrix.{first}; give one a '{NAME}'")
         name = _name(i, binding)
         if (first := names.setdefault(name, i)) != i:
-            _refuse(i, f"has the name {name!r} of variant_matrix[{first}] too")
+            _refuse(i, f"has the name {name!r} of variant_matrix.{first} too")
     return list(names)
 
 
@@ -109,13 +106,8 @@ def _name(i: int, binding: Mapping[str, str]) -> str:
 
 def _refuse(i: int, reason: str) -> None:
     raise errors.InvalidRequest(
-        f"variant_matrix[{i}] {reason}", field=f"variant_matrix[{i}]", reason=reason
+        f"variant_matrix.{i} {reason}", field=f"variant_matrix.{i}", reason=reason
     )
-
-
-def bound(binding: Mapping[str, str]) -> dict[str, str]:
-    """What a binding binds: itself without `_name`."""
-    return {key: value for key, value in binding.items() if key != NAME}
 
 
 def retry_delay(attempt: int) -> float:

@@ -251,8 +251,21 @@ def resolve(spec: ScorerSpec) -> Scorer:
     return found
 
 
-def validate(specs: Sequence[ScorerSpec]) -> list[str]:
+def check(spec: ScorerSpec) -> tuple[str, ...]:
+    """The metrics that a scorer gives with these arguments.
+
+    Raises:
+        UnknownScorer: No scorer has this name, or it cannot be imported.
+        InvalidRequest: An argument is unknown, missing or of another type.
+    """
+    return resolve(spec).names(spec.args)
+
+
+def validate(specs: Sequence[ScorerSpec], *, importable: bool = True) -> list[str]:
     """The metrics of a batch in the order of its scorers.
+
+    Without `importable`, where the project's code is not at hand, scorers by import path are left
+    out.
 
     Raises:
         UnknownScorer: A scorer does not exist.
@@ -261,16 +274,16 @@ def validate(specs: Sequence[ScorerSpec]) -> list[str]:
     owners: dict[str, int] = {}
     for i, spec in enumerate(specs):
         try:
-            names = resolve(spec).names(spec.args)
+            names = check(spec) if importable or ":" not in spec.name else ()
         except errors.InvalidRequest as e:
-            place = f"scorers[{i}].{e.details.get('field', 'name')}"
+            place = f"scorers.{i}.{e.details.get('field', 'name')}"
             raise type(e)(e.message, **{**e.details, "field": place}) from e
         for name in names:
             if (first := owners.setdefault(name, i)) != i:
                 raise errors.InvalidRequest(
-                    f"scorers[{first}] and scorers[{i}] both give the metric {name!r};"
+                    f"scorers.{first} and scorers.{i} both give the metric {name!r};"
                     " rename one with the argument 'label'",
-                    field=f"scorers[{i}]",
+                    field=f"scorers.{i}",
                     reason="double metric",
                 )
     return list(owners)
