@@ -163,10 +163,12 @@ def client_options(url: str, token: str | None, actor: str) -> dict[str, Any]:
     return {"base_url": url, "headers": headers, "trust_env": not loopback}
 
 
-@cache
 def _as(kind: Any) -> Callable[[httpx.Response], Any]:
-    adapter = TypeAdapter(kind)
+    adapter = _adapter(kind)
     return lambda response: adapter.validate_json(response.content, extra="ignore")
+
+
+_adapter = cache(TypeAdapter)
 
 
 def _params(**given: str | int | None) -> dict[str, str | int]:
