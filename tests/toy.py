@@ -1,0 +1,55 @@
+"""A small graph with variants, for tests of what lies around graphs."""
+
+import asyncio
+from typing import TypedDict
+
+from langgraph.graph import END, START, StateGraph
+
+import wtb_ray
+
+
+class State(TypedDict, total=False):
+    x: int
+    y: int
+    done: bool
+
+
+async def double(state: State) -> State:
+    if state["x"] < 0:
+        raise ValueError("negative input")
+    return {"y": state["x"] * wtb_ray.params().get("factor", 2)}
+
+
+def triple(state: State) -> State:
+    return {"y": state["x"] * 3}
+
+
+async def slow(state: State) -> State:
+    await asyncio.sleep(0.05)
+    return {"y": state["x"] * 2}
+
+
+def finish(state: State) -> State:
+    return {"done": True}
+
+
+def graph() -> StateGraph[State]:
+    builder = StateGraph(State)
+    builder.add_node("double", double)
+    builder.add_node("finish", finish)
+    builder.add_edge(START, "double")
+    builder.add_edge("double", "finish")
+    builder.add_edge("finish", END)
+    return builder
+
+
+def slow_graph() -> StateGraph[State]:
+    builder = StateGraph(State)
+    builder.add_node("double", slow)
+    for name in ("a", "b", "c"):
+        builder.add_node(name, slow)
+    builder.add_edge(START, "double")
+    builder.add_edge("double", "a")
+    builder.add_edge("a", "b")
+    builder.add_edge("b", "c")
+    return builder

@@ -1,0 +1,85 @@
+"""The actor lifecycle: takes work back from dead runners and ends the ones that nobody needs.
+
+A runner is taken for dead when its lease has run out *and* its process is known to be gone, or when
+the lease is overdue by ten times its length. Burying is one transaction and may be repeated.
+"""
+
+import asyncio
+import logging
+from typing import Final
+
+from wtb_ray import errors
+from wtb_ray.actors.runners import Runners
+from wtb_ray.db import Database
+from wtb_ray.model import Runner
+from wtb_ray.settings import Settings
+from wtb_ray.store import Store
+
+log = logging.getLogger(__name__)
+
+TICK_S: Final = 0.5
+HARD_LIMIT: Final = 10
+ACTOR: Final = "lifecycle"
+
+
+class ActorLifecycle:
+    """Reaps runners and idle pools."""
+
+    def __init__(self, settings: Settings, database_url: str, runners: Runners):
+        self._settings = settings
+        self._db = Database(database_url, size=2, name="wtb-lifecycle")
+        self._store = Store(self._db)
+        self._runners = runners
+        self._loop = asyncio.create_task(self._run())
+
+    async def close(self) -> None:
+        """Ends its loop."""
+        self._loop.cancel()
+        await asyncio.gather(self._loop, return_exceptions=True)
+        await self._db.close()
+
+    async def _run(self) -> None:
+        await self._db.open()
+        while True:
+            try:
+                for runner in await self._store.leases.runners():
+                    await self._look_after(runner)
+            except errors.Unavailable as e:
+                log.warning("no reaping: %s", e, extra={"action": "reap"})
+            except Exception:  # a defect in one round must not end the reaping
+                log.exception("reaping failed", extra={"action": "reap"})
+            await asyncio.sleep(TICK_S)
+
+    async def _look_after(self, runner: Runner) -> None:
+        settings = self._settings
+        if runner.expired:
+            overdue = runner.overdue_s > HARD_LIMIT * settings.lease_ttl_s
+            if overdue or not await self._runners.alive(runner.id):
+                await self._bury(runner, "lease overdue" if overdue else "process died")
+        elif runner.status == "STARTING" and runner.idle_s > 2 * settings.entry_timeout_s:
+            await self._bury(runner, "never became ready")
+        elif (
+            runner.status == "READY"
+            and runner.in_flight == 0
+            and runner.idle_s > settings.idle_pool_s
+        ):
+            await self._store.leases.drain(runner.id)
+            await self._runners.drain(runner.id)
+            await self._bury(runner, "idle")
+
+    async def _bury(self, runner: Runner, reason: str) -> None:
+        await self._runners.kill(runner.id)
+        returned = await self._store.leases.bury(
+            runner.id,
+            runner.epoch,
+            reason,
+            max_attempts=self._settings.infrastructure_retries + 1,
+            actor=ACTOR,
+        )
+        log.warning(
+            "runner %s buried (%s), %d executions go back",
+            runner.id,
+            reason,
+            returned,
+            extra={"action": "bury", "runner": runner.id},
+        )

@@ -1,0 +1,35 @@
+"""What the scheduler and the lifecycle need of runner processes, whoever makes them."""
+
+from typing import Protocol
+
+from wtb_ray.actors.pool import Worker
+from wtb_ray.model import ProjectSpec, Runner
+
+
+class Runners(Protocol):
+    """Starts, finds and ends runner processes. Implemented once, on Ray, in `wtb_ray.cluster`."""
+
+    async def spawn(self, spec: ProjectSpec, *, solo: bool = False) -> str:
+        """Starts a runner for this version and waits until it is ready; gives its id.
+
+        Raises:
+            EntryFailed: Its code cannot be imported, or took too long.
+            RunnerUnavailable: The process did not start.
+        """
+        ...
+
+    def worker(self, runner: Runner) -> Worker:
+        """The runner as a worker of a pool."""
+        ...
+
+    async def alive(self, runner_id: str) -> bool:
+        """Whether the process can still act. False is final."""
+        ...
+
+    async def drain(self, runner_id: str) -> None:
+        """Asks the runner to give its work back at the next boundaries, and to end."""
+        ...
+
+    async def kill(self, runner_id: str) -> None:
+        """Ends the process at once. Killing what is dead does nothing."""
+        ...

@@ -1,0 +1,249 @@
+"""The batch scheduler: keeps runner pools as large as the work needs and their slots full.
+
+It compares what Postgres says there is to do with the runners that hold a lease, and acts on the
+difference; it holds no state that it could not read again. Two of it at once are harmless, since
+work is claimed with SKIP LOCKED under the runner's own lease; the singleton lease only spares that.
+"""
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from wtb_ray import errors
+from wtb_ray.actors.pool import ActorPool, Worker
+from wtb_ray.actors.runners import Runners
+from wtb_ray.db import Database
+from wtb_ray.model import Assignment, Demand, ProjectVersion, Runner, new_id
+from wtb_ray.settings import Settings
+from wtb_ray.store import Store
+
+log = logging.getLogger(__name__)
+
+TICK_S: Final = 0.25
+SPAWN_BACKOFF_S: Final = 2.0
+SPAWN_ATTEMPTS: Final = 4
+ACTOR: Final = "scheduler"
+
+
+@dataclass
+class _Pool:
+    """The runners of one version: the shared ones, or the one that runs suspects alone."""
+
+    version: ProjectVersion
+    solo: bool
+    workers: ActorPool = field(default_factory=ActorPool)
+    work: asyncio.Event = field(default_factory=asyncio.Event)
+    epochs: dict[str, int] = field(default_factory=dict)
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    spawning: set[asyncio.Task[None]] = field(default_factory=set)
+    failures: int = 0
+    not_before: float = 0.0
+
+
+class BatchScheduler:
+    """Plans, claims chunks of work, and keeps the ActorPools full."""
+
+    def __init__(self, settings: Settings, database_url: str, runners: Runners):
+        self._settings = settings
+        self._db = Database(database_url, size=settings.pool_size, name="wtb-scheduler")
+        self._store = Store(self._db)
+        self._runners = runners
+        self._holder = new_id("s")
+        self._pools: dict[tuple[str, bool], _Pool] = {}
+        self._wake = asyncio.Event()
+        self._turn = 0
+        self._loop = asyncio.create_task(self._run())
+
+    async def wake(self) -> None:
+        """Says that there is new work; without it, work is found within a tick."""
+        self._wake.set()
+
+    async def status(self) -> dict[str, list[str]]:
+        """Runner ids by pool, as this scheduler uses them."""
+        return {
+            f"{version[:12]}{'/solo' if solo else ''}": pool.workers.ids()
+            for (version, solo), pool in self._pools.items()
+        }
+
+    async def close(self) -> None:
+        """Ends all of its tasks; what runs goes on running."""
+        tasks = [self._loop, *(t for p in self._pools.values() for t in (*p.tasks, *p.spawning))]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for pool in self._pools.values():
+            await pool.workers.close()
+        await self._db.close()
+
+    async def _run(self) -> None:
+        await self._db.open()
+        while True:
+            try:
+                if await self._store.leases.acquire(
+                    ACTOR, self._holder, self._settings.lease_ttl_s
+                ):
+                    await self._reconcile()
+            except errors.Unavailable as e:
+                log.warning("no reconciliation: %s", e, extra={"action": "reconcile"})
+            except Exception:  # a defect in one round must not end the scheduler
+                log.exception("reconciliation failed", extra={"action": "reconcile"})
+            try:
+                async with asyncio.timeout(TICK_S):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            self._wake.clear()
+
+    async def _reconcile(self) -> None:
+        for batch in await self._store.batches.open():
+            if batch.status == "PENDING":
+                await self._store.batches.start(batch.id, actor=ACTOR)
+        demands = {d.version: d for d in await self._store.executions.demand()}
+        by_pool: dict[tuple[str, bool], list[Runner]] = {}
+        for runner in await self._store.leases.runners():
+            by_pool.setdefault((runner.pool, runner.solo), []).append(runner)
+        wanted = {(d.version, False) for d in demands.values() if d.pending > d.suspects or d.cells}
+        wanted |= {(d.version, True) for d in demands.values() if d.suspects}
+        for key in wanted | set(by_pool):
+            await self._fit(key, demands.get(key[0]), by_pool.get(key, []))
+        for batch_id in await self._store.batches.close(actor=ACTOR):
+            log.info("batch %s completed", batch_id, extra={"action": "batch_completed"})
+
+    async def _fit(
+        self, key: tuple[str, bool], demand: Demand | None, runners: Sequence[Runner]
+    ) -> None:
+        """Adopts ready runners, drops lost ones, starts missing ones."""
+        pool = await self._pool(key)
+        alive = [r for r in runners if await self._runners.alive(r.id)]
+        ready = {r.id: r for r in alive if r.status == "READY"}
+        for worker_id in pool.workers.ids():
+            if worker_id not in ready:
+                pool.workers.remove(worker_id)
+        for runner in ready.values():
+            if runner.id not in pool.workers:
+                pool.epochs[runner.id] = runner.epoch
+                pool.workers.push(
+                    self._runners.worker(runner), max(0, runner.slots - runner.in_flight)
+                )
+        if demand is None:
+            return
+        pool.work.set()
+        starting = len(pool.spawning) + sum(r.status == "STARTING" for r in alive)
+        missing = self._desired(demand, pool.solo) - len(ready) - max(starting, len(pool.spawning))
+        if missing > 0 and time.monotonic() >= pool.not_before:
+            for _ in range(missing):
+                task = asyncio.create_task(self._spawn(pool))
+                pool.spawning.add(task)
+                task.add_done_callback(pool.spawning.discard)
+
+    def _desired(self, demand: Demand, solo: bool) -> int:
+        if solo:
+            return 1 if demand.suspects else 0
+        waiting = demand.pending - demand.suspects + demand.cells
+        return min(self._settings.runners_per_pool, math.ceil(waiting / self._settings.chunk_size))
+
+    async def _pool(self, key: tuple[str, bool]) -> _Pool:
+        if key not in self._pools:
+            pool = _Pool(await self._store.projects.by_version(key[0]), key[1])
+            pool.tasks = [
+                asyncio.create_task(self._feed(pool)),
+                asyncio.create_task(self._collect(pool)),
+            ]
+            self._pools[key] = pool
+        return self._pools[key]
+
+    async def _spawn(self, pool: _Pool) -> None:
+        try:
+            await self._runners.spawn(pool.version.spec, solo=pool.solo)
+            pool.failures = 0
+            self._wake.set()
+        except errors.WTBError as e:
+            pool.failures += 1
+            pool.not_before = time.monotonic() + SPAWN_BACKOFF_S * 2**pool.failures
+            log.warning(
+                "runner for %s did not start (%d): %s",
+                pool.version.project,
+                pool.failures,
+                e,
+                extra={"action": "spawn_failed", "version": pool.version.version},
+            )
+            if pool.failures >= SPAWN_ATTEMPTS:
+                pool.failures = 0
+                await self._store.executions.abandon(pool.version.version, e, actor=ACTOR)
+
+    async def _feed(self, pool: _Pool) -> None:
+        """Gives claimed chunks to whoever has room, as long as there are any."""
+        while True:
+            worker = await pool.workers.pop_idle()
+            try:
+                chunk = await self._claim(pool, worker)
+            except errors.Unavailable as e:
+                log.warning("no claim: %s", e, extra={"action": "claim"})
+                chunk = []
+            except Exception:  # the worker must go back to the pool whatever happened
+                log.exception("claim failed", extra={"action": "claim"})
+                chunk = []
+            if chunk:
+                pool.workers.submit(worker, chunk)
+                continue
+            pool.work.clear()
+            pool.workers.push(worker)
+            try:
+                async with asyncio.timeout(TICK_S):
+                    await pool.work.wait()
+            except TimeoutError:
+                pass
+
+    async def _claim(self, pool: _Pool, worker: Worker) -> list[Assignment]:
+        limit = 1 if pool.solo else min(pool.workers.free(worker.id), self._settings.chunk_size)
+        chunk = await self._claim_pending(pool, worker, limit)
+        if len(chunk) < limit and not pool.solo and await self._admit(pool, limit - len(chunk)):
+            chunk += await self._claim_pending(pool, worker, limit - len(chunk))
+        return chunk
+
+    async def _claim_pending(self, pool: _Pool, worker: Worker, limit: int) -> list[Assignment]:
+        return await self._store.executions.claim(
+            worker.id,
+            pool.epochs[worker.id],
+            pool.version.version,
+            limit,
+            solo=pool.solo,
+            actor=ACTOR,
+        )
+
+    async def _admit(self, pool: _Pool, room: int) -> int:
+        """Turns waiting cells into executions; batches of equal priority take turns."""
+        open_ = [
+            b.id
+            for b in await self._store.batches.open()
+            if b.version == pool.version.version and b.counts.get("PENDING")
+        ]
+        if not open_:
+            return 0
+        self._turn += 1
+        first = self._turn % len(open_)
+        share = math.ceil(room / len(open_))
+        admitted = 0
+        for batch_id in open_[first:] + open_[:first]:
+            if admitted < room:
+                limit = min(share, room - admitted)
+                admitted += await self._store.executions.admit(batch_id, limit, actor=ACTOR)
+        return admitted
+
+    async def _collect(self, pool: _Pool) -> None:
+        """Notes workers that failed; their executions come back when the lifecycle buries them."""
+        while True:
+            done = await pool.workers.get_next_unordered()
+            if done.error is not None:
+                log.warning(
+                    "runner %s did not take a chunk of %d: %s",
+                    done.worker,
+                    len(done.chunk),
+                    done.error,
+                    extra={"action": "chunk_failed"},
+                )
+                self._wake.set()

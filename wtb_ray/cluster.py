@@ -1,0 +1,268 @@
+"""Turns plain classes into named Ray actors; the only place that creates, finds or ends them.
+
+Every actor lives in the namespace `wtb`, is detached, and has its options in one table. Handles are
+looked up by name when used and never stored across processes.
+"""
+
+import asyncio
+import ipaddress
+import logging
+import os
+from collections.abc import Sequence
+from typing import Any, Final, cast
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+
+from wtb_ray import errors
+from wtb_ray.actors import postgres
+from wtb_ray.actors.lifecycle import ActorLifecycle
+from wtb_ray.actors.postgres import EmbeddedPostgres
+from wtb_ray.actors.runner import VariantRunner
+from wtb_ray.actors.scheduler import BatchScheduler
+from wtb_ray.model import NAMESPACE, Assignment, GraphInfo, ProjectSpec, Runner, ScorerSpec, new_id
+from wtb_ray.settings import Settings
+
+log = logging.getLogger(__name__)
+
+SINGLETON: Final[dict[str, Any]] = {
+    "namespace": NAMESPACE,
+    "lifetime": "detached",
+    "get_if_exists": True,
+    "max_restarts": -1,
+    "max_task_retries": -1,
+    "num_cpus": 0,
+}
+RUNNER: Final[dict[str, Any]] = {
+    "namespace": NAMESPACE,
+    "lifetime": "detached",
+    "max_restarts": 0,
+    "max_task_retries": 0,
+    "max_concurrency": 1000,
+}
+SHUTDOWN_ORDER: Final = ("scheduler", "lifecycle")
+START_TIMEOUT_S: Final = 60.0
+
+
+def unwrap(error: BaseException) -> BaseException:
+    """The exception that was raised in the other process, out of Ray's wrapping."""
+    if isinstance(error, RayTaskError):
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, BaseException):
+            return unwrap(cause)
+    return error
+
+
+def find(name: str) -> ActorHandle | None:
+    """The handle of a named actor of ours, or None when it is not there."""
+    try:
+        return ray.get_actor(name, namespace=NAMESPACE)
+    except ValueError:
+        return None
+
+
+def check_local(settings: Settings) -> None:
+    """Refuses what is not safe or not possible with what is set.
+
+    Raises:
+        ConfigurationError: Embedded Postgres or local objects on several hosts, or a listening
+            address that is not loopback.
+    """
+    hosts = {n["NodeManagerAddress"] for n in ray.nodes() if n["Alive"]}
+    if len(hosts) > 1:
+        missing = [
+            name
+            for name, value in (
+                ("WTB_DATABASE_URL", settings.database_url),
+                ("WTB_OBJECTS_URL", settings.objects_url),
+            )
+            if value is None
+        ]
+        if missing:
+            raise errors.ConfigurationError(
+                f"the cluster has {len(hosts)} hosts: set {' and '.join(missing)}, since what is"
+                " embedded can be reached from one host only",
+                settings=missing,
+            )
+    host = settings.http_host
+    if host != "localhost" and not ipaddress.ip_address(host).is_loopback:
+        raise errors.ConfigurationError(
+            f"http_host={host!r} is not a loopback address, and there are no tokens yet",
+            field="http_host",
+        )
+
+
+async def database_url(settings: Settings) -> str:
+    """The URL of the migrated database, starting the embedded one if none is set."""
+    if settings.database_url is not None:
+        return settings.database_url
+    directory = str(settings.data_dir.resolve() / "postgres")
+    actor = await asyncio.to_thread(
+        ray.remote(EmbeddedPostgres).options(**SINGLETON, name="postgres").remote, directory
+    )
+    try:
+        async with asyncio.timeout(START_TIMEOUT_S):
+            return cast(str, await actor.url.remote())
+    except (RayError, TimeoutError) as e:
+        raise errors.DatabaseUnavailable(f"the embedded Postgres did not start: {e}") from e
+
+
+def ensure_singletons(settings: Settings, url: str) -> None:
+    """Creates the detached actors that are not there yet."""
+    runners = RayRunners(settings, url)
+    for name, cls in (("scheduler", BatchScheduler), ("lifecycle", ActorLifecycle)):
+        ray.remote(cls).options(**SINGLETON, name=name).remote(settings, url, runners)
+
+
+async def wake_scheduler() -> None:
+    """Tells the scheduler about new work; it would also find it by itself."""
+    handle = await asyncio.to_thread(find, "scheduler")
+    if handle is not None:
+        handle.wake.remote()
+
+
+class RayWorker:
+    """A runner actor as a member of a pool."""
+
+    def __init__(self, runner_id: str, slots: int):
+        self.id = runner_id
+        self.slots = slots
+
+    async def run(self, chunk: Sequence[Assignment]) -> int:
+        handle = await asyncio.to_thread(find, f"runner:{self.id}")
+        if handle is None:
+            raise errors.RunnerUnavailable(f"runner {self.id} is gone", runner=self.id)
+        try:
+            return cast(int, await handle.run.remote(list(chunk)))
+        except RayActorError as e:
+            raise errors.RunnerUnavailable(f"runner {self.id} died: {e}", runner=self.id) from e
+
+
+class RayRunners:
+    """Runner processes as detached Ray actors named `runner:{id}`."""
+
+    def __init__(self, settings: Settings, url: str):
+        self._settings = settings
+        self._url = url
+
+    async def spawn(self, spec: ProjectSpec, *, solo: bool = False) -> str:
+        runner_id, _ = await self._start(spec, solo, describe=False)
+        return runner_id
+
+    async def describe(self, spec: ProjectSpec) -> tuple[GraphInfo, dict[str, GraphInfo]]:
+        """Imports the project in a runner of its own and says what it found; the runner stays.
+
+        Raises:
+            InvalidRequest: Any of its kinds, as the project's code gave cause.
+            RunnerUnavailable: The process did not start.
+        """
+        _, found = await self._start(spec, solo=False, describe=True)
+        return cast(tuple[GraphInfo, dict[str, GraphInfo]], found)
+
+    async def _start(self, spec: ProjectSpec, solo: bool, *, describe: bool) -> tuple[str, Any]:
+        runner_id = new_id("r")
+        actor = ray.remote(VariantRunner).options(
+            **RUNNER,
+            name=f"runner:{runner_id}",
+            num_cpus=self._settings.runner_cpus,
+            runtime_env={"env_vars": {"WTB_IN_RUNNER": "1", "LANGGRAPH_STRICT_MSGPACK": "true"}},
+        )
+        handle = await asyncio.to_thread(
+            actor.remote, runner_id, spec, self._settings, self._url, solo
+        )
+        started = False
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                await handle.prepare.remote()
+            async with asyncio.timeout(self._settings.entry_timeout_s):
+                found = await handle.describe.remote() if describe else None
+                await handle.start.remote()
+            started = True
+            return runner_id, found
+        except TimeoutError as e:
+            raise errors.EntryFailed(
+                f"importing {spec.entry} took longer than {self._settings.entry_timeout_s:g} s",
+                field="entry",
+                reason="timeout",
+            ) from e
+        except RayActorError as e:
+            raise errors.EntryFailed(
+                f"the process ended while it imported {spec.entry}: {e}",
+                field="entry",
+                reason="process exited",
+            ) from e
+        except RayError as e:
+            cause = unwrap(e)
+            if isinstance(cause, errors.WTBError):
+                raise cause from e
+            raise errors.RunnerUnavailable(f"runner for {spec.name} failed: {cause}") from e
+        finally:
+            if not started:
+                await self.kill(runner_id)
+
+    async def check_scorers(self, runner_id: str, scorers: Sequence[ScorerSpec]) -> None:
+        """Has a runner import the project's scorers and check their arguments.
+
+        Raises:
+            UnknownScorer: One is not there, or is no scorer.
+            InvalidRequest: One does not take its arguments.
+            RunnerUnavailable: The runner is gone.
+        """
+        handle = await asyncio.to_thread(find, f"runner:{runner_id}")
+        if handle is None:
+            raise errors.RunnerUnavailable(f"runner {runner_id} is gone", runner=runner_id)
+        try:
+            async with asyncio.timeout(self._settings.entry_timeout_s):
+                await handle.check_scorers.remote(list(scorers))
+        except (RayError, TimeoutError) as e:
+            cause = unwrap(e)
+            if isinstance(cause, errors.WTBError):
+                raise cause from e
+            raise errors.RunnerUnavailable(f"scorers were not checked: {cause}") from e
+
+    def worker(self, runner: Runner) -> RayWorker:
+        return RayWorker(runner.id, runner.slots)
+
+    async def alive(self, runner_id: str) -> bool:
+        return await asyncio.to_thread(find, f"runner:{runner_id}") is not None
+
+    async def drain(self, runner_id: str) -> None:
+        handle = await asyncio.to_thread(find, f"runner:{runner_id}")
+        if handle is not None:
+            try:
+                async with asyncio.timeout(START_TIMEOUT_S):
+                    await handle.drain.remote()
+            except (RayError, TimeoutError) as e:
+                log.warning("runner %s did not drain: %s", runner_id, e, extra={"action": "drain"})
+
+    async def kill(self, runner_id: str) -> None:
+        handle = await asyncio.to_thread(find, f"runner:{runner_id}")
+        if handle is not None:
+            await asyncio.to_thread(ray.kill, handle, no_restart=True)
+
+
+def shutdown(settings: Settings, *, grace_s: float = 10.0) -> None:
+    """Ends every actor of ours in the order scheduler, lifecycle, runners, Postgres."""
+    for name in SHUTDOWN_ORDER:
+        if (handle := find(name)) is not None:
+            ray.kill(handle, no_restart=True)
+    names = [a["name"] for a in ray.util.list_named_actors(all_namespaces=True)]
+    runners = [h for n in names if n.startswith("runner:") and (h := find(n)) is not None]
+    try:
+        ray.get([r.drain.remote() for r in runners], timeout=grace_s)
+    except (RayError, GetTimeoutError) as e:
+        log.warning("not every runner drained: %s", e, extra={"action": "shutdown"})
+    for handle in runners:
+        ray.kill(handle, no_restart=True)
+    if settings.database_url is None:
+        if (handle := find("postgres")) is not None:
+            ray.get(handle.stop.remote(), timeout=30)
+            ray.kill(handle, no_restart=True)
+        postgres.stop(settings.data_dir.resolve() / "postgres")
+
+
+def connect() -> None:
+    """Joins the cluster of this process's environment, without starting one."""
+    if not ray.is_initialized():
+        ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), namespace=NAMESPACE)

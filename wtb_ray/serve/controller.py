@@ -1,0 +1,201 @@
+"""The execution controller: validates commands and changes state through the store, nothing else.
+
+It is stateless, so replicas may die and come back at any time; its start makes sure that the
+detached actors exist. Every method is idempotent by what it is given, and raises the typed errors
+of `wtb_ray.errors`.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import ray
+
+from wtb_ray import cases, cluster, errors, plan, requests, results, scoring
+from wtb_ray.api import BatchTestRequest, ExecuteRequest, Leaderboard
+from wtb_ray.db import Database
+from wtb_ray.model import (
+    Batch,
+    BatchSpec,
+    Execution,
+    ProjectSpec,
+    ProjectVersion,
+    ScorerSpec,
+)
+from wtb_ray.objects import ObjectStore
+from wtb_ray.settings import Settings
+from wtb_ray.store import Store
+
+log = logging.getLogger(__name__)
+
+LEADERBOARD_WAIT_S = 5.0
+
+
+class ExecutionController:
+    """Commands on projects, executions and batches."""
+
+    async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Serve awaits it
+        self._settings = settings
+        cluster.check_local(settings)
+        self._url = await cluster.database_url(settings)
+        self._db = await Database(self._url, size=settings.pool_size, name="wtb-controller").open()
+        self._store = Store(self._db)
+        self._objects = ObjectStore(settings.objects())
+        self._runners = cluster.RayRunners(settings, self._url)
+        self._boards: dict[tuple[str, str], asyncio.Task[Leaderboard]] = {}
+        await asyncio.to_thread(cluster.ensure_singletons, settings, self._url)
+
+    async def check_health(self) -> None:
+        """Healthy as long as it answers: a database that is away must not restart all replicas."""
+
+    async def database_url(self) -> str:
+        """Where the migrated database is."""
+        return self._url
+
+    async def register(self, spec: ProjectSpec, actor: str) -> ProjectVersion:
+        """Makes a version of a project, after importing all of its code in a runner.
+
+        Raises:
+            UnknownBundle: The bundle was not uploaded.
+            InvalidRequest: Any of its kinds, for what the import found.
+        """
+        try:
+            return await self._store.projects.register_known(spec, actor=actor)
+        except errors.UnknownVersion:
+            pass
+        if spec.bundle is not None and not await self._objects.exists(spec.bundle):
+            raise errors.UnknownBundle(
+                f"bundle {spec.bundle} was not uploaded: PUT bundles/{spec.bundle} first",
+                field="bundle",
+            )
+        graph, workflows = await self._runners.describe(spec)
+        return await self._store.projects.register(spec, graph, workflows, actor=actor)
+
+    async def execute(self, project: str, request: ExecuteRequest, actor: str) -> Execution:
+        """Starts one execution; it is PENDING until a runner takes it."""
+        version = await self._store.projects.get(project, request.version)
+        binding = requests.check_binding(version, request.variant_config, field="variant_config")
+        requests.check_state(version, binding, request.initial_state, field="initial_state")
+        breakpoints = requests.check_breakpoints(version, binding, request.breakpoints)
+        execution = await self._store.executions.create(
+            version,
+            binding,
+            request.initial_state,
+            recursion_limit=request.recursion_limit or self._settings.recursion_limit,
+            breakpoints=breakpoints,
+            priority=request.priority,
+            actor=actor,
+        )
+        await cluster.wake_scheduler()
+        return execution
+
+    async def batch_test(self, request: BatchTestRequest, actor: str) -> Batch:
+        """Makes a batch with all of its cells, or nothing."""
+        if request.project is None:
+            raise errors.InvalidRequest("project is missing", field="project", reason="missing")
+        version = await self._store.projects.get(request.project, request.version)
+        spec, names, cells = self._plan(request, version)
+        await self._check_scorers(version, spec.scorers)
+        batch = await self._store.batches.create(
+            spec,
+            version,
+            names,
+            cells,
+            recursion_limit=spec.recursion_limit or self._settings.recursion_limit,
+            actor=actor,
+        )
+        await cluster.wake_scheduler()
+        return batch
+
+    def _plan(
+        self, request: BatchTestRequest, version: ProjectVersion
+    ) -> tuple[BatchSpec, list[str], Iterator[plan.PlannedCell]]:
+        """Everything that can be refused without running the project's code."""
+        bindings = tuple(
+            requests.check_binding(version, binding, field=f"variant_matrix.{i}")
+            for i, binding in enumerate(request.variant_matrix)
+        )
+        rows = cases.from_list(
+            [c if isinstance(c, dict) else c.model_dump() for c in request.test_cases]
+        )
+        names, cells = plan.expand(bindings, rows, request.repetitions, self._settings.max_cells)
+        for i, case in enumerate(rows):
+            requests.check_state(version, bindings[0], case.input, field=f"test_cases.{i}.input")
+        spec = BatchSpec(
+            project=version.project,
+            version=version.version,
+            variants=bindings,
+            cases=tuple(rows),
+            scorers=tuple(ScorerSpec(name=s) if isinstance(s, str) else s for s in request.scorers),
+            repetitions=request.repetitions,
+            node_errors=request.node_errors,
+            share_prefix=request.share_prefix,
+            priority=request.priority,
+            recursion_limit=request.recursion_limit,
+        )
+        scoring.validate(spec.scorers, importable=False)
+        return spec, names, cells
+
+    async def _check_scorers(
+        self, version: ProjectVersion, scorers: tuple[ScorerSpec, ...]
+    ) -> None:
+        """Has a runner of the version import the project's own scorers.
+
+        Raises:
+            UnknownScorer: One is not there, or is no scorer.
+            InvalidRequest: One does not take its arguments.
+        """
+        if not any(":" in scorer.name for scorer in scorers):
+            return
+        ready = [
+            r.id
+            for r in await self._store.leases.runners(version.version)
+            if r.status == "READY" and not r.solo and await self._runners.alive(r.id)
+        ]
+        runner = ready[0] if ready else await self._runners.spawn(version.spec)
+        await self._runners.check_scorers(runner, scorers)
+
+    async def stop(self, execution_id: str, reason: str | None, actor: str) -> Execution:
+        """Stops an execution at once, or at its next boundary when it is running."""
+        return await self._store.executions.request_stop(execution_id, actor=actor, reason=reason)
+
+    async def stop_batch(self, batch_id: str, reason: str | None, actor: str) -> Batch:
+        """Stops a batch: waiting cells now, running ones at their next boundary."""
+        return await self._store.batches.stop(batch_id, reason, actor=actor)
+
+    async def leaderboard(self, batch_id: str) -> Leaderboard | None:
+        """The leaderboard of the results as they are now; None while it is being computed."""
+        batch = await self._store.batches.get(batch_id)
+        digest = await results.digest_of(self._db, batch_id)
+        if (stored := await results.stored(self._db, batch_id, digest)) is not None:
+            return stored
+        key = (batch.id, digest)
+        task = self._boards.get(key)
+        if task is None:
+            task = self._boards[key] = asyncio.create_task(self._compute(batch_id))
+            task.add_done_callback(lambda _: self._boards.pop(key, None))
+        try:
+            async with asyncio.timeout(LEADERBOARD_WAIT_S):
+                return await asyncio.shield(task)
+        except TimeoutError:
+            return None
+
+    async def _compute(self, batch_id: str) -> Leaderboard:
+        reference = _compute_leaderboard.remote(self._settings, self._url, batch_id)
+        try:
+            computed: Leaderboard = await reference
+        except ray.exceptions.RayTaskError as e:
+            raise cluster.unwrap(e) from e
+        return computed
+
+
+@ray.remote(num_cpus=0.1, max_retries=2)
+def _compute_leaderboard(settings: Settings, url: str, batch_id: str) -> Any:
+    """Aggregates a batch in a process of its own and stores the outcome with its event."""
+
+    async def run() -> Leaderboard:
+        async with Database(url, size=1, name="wtb-leaderboard") as db:
+            return await results.compute_leaderboard(db, ObjectStore(settings.objects()), batch_id)
+
+    return asyncio.run(run())
