@@ -26,15 +26,19 @@ def compare(
     expected_field: str | None,
     judge: Judge,
     given: Any = None,
+    *,
+    objects: bool = False,
 ) -> Score:
     """The judge's score, or the one for what is missing.
 
     The expected value is `given`; without it the entry `expected_field` of the case's `expected`;
-    without that name the entry `field`, if there is one, else `expected` itself.
+    without that name the entry `field`, if there is one, else `expected` itself: which is taken for
+    a mistake if it is an object and the state's value is none, unless `objects` says otherwise.
     """
     value, reason = at(result.state, field), None
     if given is None:
-        given, reason = _expected(result, field, expected_field, value)
+        whole = objects or value is MISSING or isinstance(value, Mapping)
+        given, reason = _expected(result, field, expected_field, whole=whole)
     if given is MISSING:
         return Score(metric=metric, value=None, explanation=reason)
     if value is MISSING:
@@ -66,7 +70,7 @@ def _entry(value: Any, part: str) -> Any:
 
 
 def _expected(
-    result: CellOutcome, field: str, expected_field: str | None, value: Any
+    result: CellOutcome, field: str, expected_field: str | None, *, whole: bool
 ) -> tuple[Any, str | None]:
     expected = result.case.expected
     if expected is None:
@@ -75,8 +79,7 @@ def _expected(
     found = at(expected, name) if isinstance(expected, Mapping) else MISSING
     if found is not MISSING:
         return found, None
-    comparable = isinstance(value, Mapping) or not isinstance(expected, Mapping)
-    if expected_field is None and (comparable or value is MISSING):
+    if expected_field is None and (whole or not isinstance(expected, Mapping)):
         return expected, None
     return MISSING, f"what case {result.case.id!r} expects has no {name!r}: see expected_field"
 

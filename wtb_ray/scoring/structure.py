@@ -51,7 +51,7 @@ async def json_schema(
         first = min(violations, key=lambda e: [str(part) for part in e.absolute_path], default=None)
         return (1.0, None) if first is None else (0.0, f"{first.json_path}: {first.message}")
 
-    return compare("json_schema", result, field, expected_field, judge, schema)
+    return compare("json_schema", result, field, expected_field, judge, schema, objects=True)
 
 
 def _validator(schema: dict[str, Any]) -> Validator:
