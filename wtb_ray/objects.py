@@ -98,6 +98,7 @@ class ObjectStore:
         """
         key = key_of(digest)
         partial = target.with_name(f".{target.name}.{secrets.token_hex(6)}")
+        await asyncio.to_thread(target.parent.mkdir, parents=True, exist_ok=True)
         try:
             with self._translated(digest):
                 await self._backend.download(key, partial)
@@ -129,8 +130,8 @@ class ObjectStore:
             yield
         except errors.WTBError:
             raise
-        except (FileNotFoundError, PermissionError) as e:
-            if writing or isinstance(e, PermissionError):
+        except (FileNotFoundError, NotADirectoryError, PermissionError) as e:
+            if writing or not isinstance(e, FileNotFoundError):
                 raise errors.ConfigurationError(
                     f"objects cannot be stored in {self.url}: {e}", setting="objects_url"
                 ) from e
