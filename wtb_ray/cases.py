@@ -48,7 +48,8 @@ def from_list(items: Iterable[Case | Mapping[str, Any]]) -> list[Case]:
     Raises:
         InvalidCases: A case has no input, is not JSON, or its id is double; or there is none.
     """
-    return _cases((_as_object(item, {"index": i}), {"index": i}) for i, item in enumerate(items))
+    places = ((_as_object(item, {"index": i}), {"index": i}) for i, item in enumerate(items))
+    return _cases(places, {})
 
 
 def load_cases(path: str | Path) -> list[Case]:
@@ -66,13 +67,13 @@ def load_cases(path: str | Path) -> list[Case]:
         data = path.read_bytes()
     except OSError as e:
         _refuse({"file": str(path)}, e.strerror or str(e))
-    return _cases(reader(str(path), data))
+    return _cases(reader(str(path), data), {"file": str(path)})
 
 
-def _cases(items: Iterable[tuple[dict[str, Any], Place]]) -> list[Case]:
+def _cases(items: Iterable[tuple[dict[str, Any], Place]], whole: Place) -> list[Case]:
     found = [(_parts(item, place), place) for item, place in items]
     if not found:
-        _refuse({}, "there are no cases")
+        _refuse(whole, "there are no cases")
     if all(item["id"] is None for item, _ in found):
         width = max(4, len(str(len(found))))
         for number, (item, _) in enumerate(found, 1):
