@@ -103,9 +103,9 @@ class AsyncTestBench:
             flows.listed(lambda a, n: calls.executions(a, n, project=name), limit)
         )
 
-    async def stop(self, id: str) -> Execution:
+    async def stop(self, id: str, reason: str | None = None) -> Execution:
         """Stop an execution: at once, or at its next step when it is running."""
-        return await self.flow(flows.stop(id))
+        return await self.flow(flows.stop(id, reason))
 
     async def run_batch_test(
         self,
@@ -154,10 +154,11 @@ class AsyncTestBench:
         *,
         execution: str | None = None,
         batch: str | None = None,
+        types: Sequence[str] = (),
         follow: bool = True,
     ) -> AsyncIterator[EventRow]:
         """The event log; see `WTBTestBench.events`."""
-        stream = EventStream(after, execution, batch, follow)
+        stream = EventStream(after, execution, batch, types, follow)
         client = await self._connected()
         retry: Retry | None = None
         while True:
@@ -262,9 +263,9 @@ class AsyncBatch(BatchView):
         self.info = await self._bench.flow(flows.batch_ended(self.info, timeout, progress))
         return self
 
-    async def stop(self) -> "AsyncBatch":
+    async def stop(self, reason: str | None = None) -> "AsyncBatch":
         """Stop it: what waits never starts, what runs stops at its next step."""
-        self.info = await self._bench.send(calls.stop_batch(self.id))
+        self.info = await self._bench.send(calls.stop_batch(self.id, reason))
         return self
 
     def _repr_html_(self) -> str:

@@ -125,9 +125,9 @@ class WTBTestBench:
         name = project_name(project)
         return self.flow(flows.listed(lambda a, n: calls.executions(a, n, project=name), limit))
 
-    def stop(self, id: str) -> Execution:
+    def stop(self, id: str, reason: str | None = None) -> Execution:
         """Stop an execution: at once, or at its next step when it is running."""
-        return self.flow(flows.stop(id))
+        return self.flow(flows.stop(id, reason))
 
     def run_batch_test(
         self,
@@ -202,17 +202,19 @@ class WTBTestBench:
         *,
         execution: str | None = None,
         batch: str | None = None,
+        types: Sequence[str] = (),
         follow: bool = True,
     ) -> Iterator[EventRow]:
         """The event log, from its start or after a cursor, without gaps over lost connections.
 
         Args:
-            after: The `.cursor` of the last event seen.
+            after: The `.cursor` of the last event seen; `now` skips what has happened so far.
             execution: Only events of this execution.
             batch: Only events of this batch.
+            types: Only events of these types, as `execution.completed`.
             follow: Wait for what is yet to happen; else end where the log ends now.
         """
-        stream = EventStream(after, execution, batch, follow)
+        stream = EventStream(after, execution, batch, types, follow)
         retry: Retry | None = None
         while True:
             call = stream.call()
@@ -306,9 +308,9 @@ class Batch(BatchView):
         self.info = self._bench.flow(flows.batch_ended(self.info, timeout, progress))
         return self
 
-    def stop(self) -> "Batch":
+    def stop(self, reason: str | None = None) -> "Batch":
         """Stop it: what waits never starts, what runs stops at its next step."""
-        self.info = self._bench.send(calls.stop_batch(self.id))
+        self.info = self._bench.send(calls.stop_batch(self.id, reason))
         return self
 
     def _repr_html_(self) -> str:

@@ -106,6 +106,8 @@ class Retry:
     def after_response(self, call: Call[Any], response: httpx.Response) -> float | None:
         """Seconds to wait before the call is sent again, None if this is its answer."""
         status = response.status_code
+        if status in call.accepts:
+            return None
         # 429 was not even looked at; a command answered with 503 may cost a lot to repeat.
         again = status == 429 or (status in self.AGAIN and call.method != "POST")
         if self._lost and call.method == "POST" and status == 409:
@@ -184,16 +186,21 @@ def _get(path: str, kind: type[Answer], **params: str | int | None) -> Call[Answ
 
 
 def _post(
-    path: str, body: BaseModel | None, kind: type[Answer], timeout_s: float = TIMEOUT_S
+    path: str, body: BaseModel, kind: type[Answer], timeout_s: float = TIMEOUT_S
 ) -> Call[Answer]:
     try:
-        content = body.model_dump_json().encode() if body is not None else b"{}"
+        content = body.model_dump_json().encode()
     except PydanticSerializationError as e:
         raise errors.InvalidRequest(
             f"what is sent must be JSON: {e}", field="body", reason="not_json"
         ) from e
     headers = {"Content-Type": "application/json", "Idempotency-Key": new_id("k")}
     return Call("POST", path, _as(kind), content=content, headers=headers, timeout_s=timeout_s)
+
+
+def ready() -> Call[api.Health]:
+    """Whether the bench can serve, and which part is missing if not."""
+    return Call("GET", "/ready", _as(api.Health), accepts=(503,))
 
 
 def has_bundle(digest: str) -> Call[bool]:
@@ -211,6 +218,27 @@ def register(spec: ProjectSpec) -> Call[ProjectVersion]:
 
 def projects(after: str | None, limit: int = PAGE) -> Call[api.Page[ProjectVersion]]:
     return _get("/workflows", api.Page[ProjectVersion], after=after, limit=limit)
+
+
+def project(name: str, version: str | None = None) -> Call[ProjectVersion]:
+    return _get(f"/workflows/{_name(name)}", ProjectVersion, version=version)
+
+
+def nodes(name: str, version: str | None = None) -> Call[list[api.NodeView]]:
+    return _get(f"/workflows/{_name(name)}/nodes", list[api.NodeView], version=version)
+
+
+def project(name: str, version: str | None = None) -> Call[ProjectVersion]:
+    return _get(f"/workflows/{_name(name)}", ProjectVersion, version=version)
+
+
+def versions(name: str, after: str | None, limit: int = PAGE) -> Call[api.Page[ProjectVersion]]:
+    kind = api.Page[ProjectVersion]
+    return _get(f"/workflows/{_name(name)}/versions", kind, after=after, limit=limit)
+
+
+def nodes(name: str, version: str | None = None) -> Call[list[api.NodeView]]:
+    return _get(f"/workflows/{_name(name)}/nodes", list[api.NodeView], version=version)
 
 
 def execute(project: str, request: api.ExecuteRequest) -> Call[Execution]:
@@ -249,8 +277,8 @@ def checkpoints(id: str, after: str | None, limit: int = PAGE) -> Call[api.Page[
     return _get(f"/executions/{_name(id)}/checkpoints", kind, after=after, limit=limit)
 
 
-def stop(id: str) -> Call[Execution]:
-    return _post(f"/executions/{_name(id)}/stop", None, Execution)
+def stop(id: str, reason: str | None = None) -> Call[Execution]:
+    return _post(f"/executions/{_name(id)}/stop", api.StopRequest(reason=reason), Execution)
 
 
 def batch_test(request: api.BatchTestRequest) -> Call[Batch]:
@@ -261,13 +289,23 @@ def batch(id: str) -> Call[Batch]:
     return _get(f"/batch-tests/{_name(id)}", Batch)
 
 
+def batches(
+    after: str | None, limit: int = PAGE, *, project: str | None = None, status: str | None = None
+) -> Call[api.Page[Batch]]:
+    kind = api.Page[Batch]
+    return _get("/batch-tests", kind, after=after, limit=limit, project=project, status=status)
+
+
 def progress(id: str) -> Call[api.Progress]:
     return _get(f"/batch-tests/{_name(id)}/progress", api.Progress)
 
 
-def results(id: str, after: str | None, limit: int = PAGE) -> Call[api.Page[api.CellResult]]:
+def results(
+    id: str, after: str | None, limit: int = PAGE, *, status: str | None = None
+) -> Call[api.Page[api.CellResult]]:
     kind = api.Page[api.CellResult]
-    return _get(f"/batch-tests/{_name(id)}/results", kind, after=after, limit=limit)
+    path = f"/batch-tests/{_name(id)}/results"
+    return _get(path, kind, after=after, limit=limit, status=status)
 
 
 def leaderboard(id: str) -> Call[api.Leaderboard | None]:
@@ -280,5 +318,10 @@ def leaderboard(id: str) -> Call[api.Leaderboard | None]:
     )
 
 
-def stop_batch(id: str) -> Call[Batch]:
-    return _post(f"/batch-tests/{_name(id)}/stop", None, Batch)
+def stop_batch(id: str, reason: str | None = None) -> Call[Batch]:
+    return _post(f"/batch-tests/{_name(id)}/stop", api.StopRequest(reason=reason), Batch)
+
+
+def ready() -> Call[api.Health]:
+    """Whether the bench can serve requests now; not ready is an answer too."""
+    return Call("GET", "/ready", _as(api.Health), accepts=(503,))

@@ -116,8 +116,9 @@ def waited(id: str, timeout: float | None) -> Flow[Execution]:
     return (yield from _with_state(info))
 
 
-def stop(id: str) -> Flow[Execution]:
-    info = yield from ask(calls.stop(id))
+def stop(id: str, reason: str | None) -> Flow[Execution]:
+    """Stop an execution, and what it has become by that."""
+    info = yield from ask(calls.stop(id, reason))
     return (yield from _with_state(info))
 
 

@@ -1,6 +1,6 @@
 """Reading the event log over server-sent events, without I/O: the next request, and byte by byte."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from wtb_ray.events import EventRow
 from wtb_ray.sdk.calls import Call
@@ -10,11 +10,16 @@ class EventStream:
     """A place in the event log; after a lost connection the next request goes on from there."""
 
     def __init__(
-        self, after: str | None, execution: str | None, batch: str | None, follow: bool
+        self,
+        after: str | None,
+        execution: str | None,
+        batch: str | None,
+        types: Sequence[str],
+        follow: bool,
     ) -> None:
         self.after = after
         self.follow = follow
-        self._where = {"execution": execution, "batch": batch}
+        self._where = {"execution": execution, "batch": batch, "type": ",".join(types) or None}
         self._rest = b""
         self._id: str | None = None
         self._data: list[str] = []
