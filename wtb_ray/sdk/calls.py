@@ -199,7 +199,7 @@ def _post(
 
 
 def ready() -> Call[api.Health]:
-    """Whether the bench can serve, and which part is missing if not."""
+    """Whether the bench can serve requests now; not ready is an answer too."""
     return Call("GET", "/ready", _as(api.Health), accepts=(503,))
 
 
@@ -218,14 +218,6 @@ def register(spec: ProjectSpec) -> Call[ProjectVersion]:
 
 def projects(after: str | None, limit: int = PAGE) -> Call[api.Page[ProjectVersion]]:
     return _get("/workflows", api.Page[ProjectVersion], after=after, limit=limit)
-
-
-def project(name: str, version: str | None = None) -> Call[ProjectVersion]:
-    return _get(f"/workflows/{_name(name)}", ProjectVersion, version=version)
-
-
-def nodes(name: str, version: str | None = None) -> Call[list[api.NodeView]]:
-    return _get(f"/workflows/{_name(name)}/nodes", list[api.NodeView], version=version)
 
 
 def project(name: str, version: str | None = None) -> Call[ProjectVersion]:
@@ -320,8 +312,3 @@ def leaderboard(id: str) -> Call[api.Leaderboard | None]:
 
 def stop_batch(id: str, reason: str | None = None) -> Call[Batch]:
     return _post(f"/batch-tests/{_name(id)}/stop", api.StopRequest(reason=reason), Batch)
-
-
-def ready() -> Call[api.Health]:
-    """Whether the bench can serve requests now; not ready is an answer too."""
-    return Call("GET", "/ready", _as(api.Health), accepts=(503,))
