@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 
+import pytest
 import pytest_asyncio
 
 from wtb_ray.db import Database
@@ -90,6 +91,26 @@ async def test_many_writers_and_followers(db: Database, store: Store, feed: Feed
         assert [row.cursor for row in rows] == expected
 
 
+@pytest.mark.parametrize("live", [False, True], ids=["reading the past", "following"])
+async def test_a_stalled_follower_is_not_waited_for_and_misses_nothing(
+    db: Database, store: Store, feed: Feed, live: bool
+) -> None:
+    parts = feed.follow(Cursor.START, EVERYTHING)
+    await write(db, store)
+    seen = (await anext(parts)).rows
+    if live:
+        await write(db, store)
+        seen += (await anext(parts)).rows
+    others = asyncio.create_task(collect(feed, 100 + len(seen)))
+    for _ in range(10):
+        await write(db, store, 10)
+    assert len(await others) == 100 + len(seen)  # six times what fits into the stalled one's queue
+    while len(seen) < len(await others):
+        seen += (await anext(parts)).rows
+    await parts.aclose()
+    assert [row.cursor for row in seen] == await everything(store)
+
+
 async def test_a_follower_resumes_behind_any_event(db: Database, store: Store, feed: Feed) -> None:
     for n in (1, 5, 3, 9, 2):
         await write(db, store, n)
@@ -131,6 +152,19 @@ async def test_an_open_transaction_holds_the_log_back(
         await asyncio.sleep(0.1)
         assert not follower.done()
     assert [row.actor for row in await follower] == ["slow", "test", "test"]
+
+
+async def test_transactions_are_ordered_as_numbers(db: Database, store: Store, feed: Feed) -> None:
+    async with db.connection() as conn:
+        for xid in ("9", "99", "100", "10"):
+            await conn.execute(
+                "INSERT INTO events (xid, type, actor, payload)"
+                " VALUES (%s::xid8, 'batch.started', 'test', '{}')",
+                (xid,),
+            )
+    rows = await collect(feed, 4)
+    assert [row.cursor.partition(".")[0] for row in rows] == ["9", "10", "99", "100"]
+    assert str(await store.events.latest()) == rows[-1].cursor
 
 
 async def test_filters(db: Database, store: Store, feed: Feed) -> None:

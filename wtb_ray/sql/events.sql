@@ -12,9 +12,9 @@ WHERE (xid, seq) > (%(xid)s::text::xid8, %(seq)s::bigint)
   AND xid < pg_snapshot_xmin(pg_current_snapshot())
 
 -- name: order_of_events
-ORDER BY xid, seq LIMIT %(limit)s
+ORDER BY events.xid, events.seq LIMIT %(limit)s
 
 -- name: latest_event
 SELECT xid::text AS xid, seq FROM events
 WHERE xid < pg_snapshot_xmin(pg_current_snapshot())
-ORDER BY xid DESC, seq DESC LIMIT 1
+ORDER BY events.xid DESC, events.seq DESC LIMIT 1
