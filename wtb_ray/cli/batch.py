@@ -1,0 +1,221 @@
+"""`wtb batch` and `wtb leaderboard`: run a matrix of variants on cases, and see what came out."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.text import Text
+
+from wtb_ray import api, model
+from wtb_ray.cli import board, options, render
+from wtb_ray.cli.progress import batch_progress
+from wtb_ray.cli.terminal import EXIT_FAILED, EXIT_INTERRUPTED, answer, say, stdout
+from wtb_ray.sdk import Batch, calls
+from wtb_ray.sdk.flows import BatchOptions
+from wtb_ray.states import BatchStatus, CellStatus
+
+app = typer.Typer(no_args_is_help=True, help="Run matrices of variants on test cases.")
+boards = typer.Typer()
+
+BatchId = Annotated[str, typer.Argument(metavar="BATCH", help="Id of a batch.")]
+
+
+Project = Annotated[str, typer.Argument(metavar="PROJECT", help="Name of a registered project.")]
+Cases = Annotated[
+    Path,
+    typer.Option(
+        "--cases",
+        metavar="FILE",
+        exists=True,
+        dir_okay=False,
+        help="Cases: a .jsonl, .csv or .parquet file.",
+    ),
+]
+Variants = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--variants",
+        metavar="ROW",
+        help="A row of the matrix: node=variant,node=variant, or JSON, or @file; repeatable.",
+    ),
+]
+Grid = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--grid", metavar="AXIS", help="node=variant,variant: all combinations; repeatable."
+    ),
+]
+Scorers = Annotated[
+    list[str] | None,
+    typer.Option("--scorer", metavar="SCORER", help="name or name:{JSON arguments}; repeatable."),
+]
+Repetitions = Annotated[
+    int, typer.Option("--repetitions", min=1, metavar="N", help="How often each case is run.")
+]
+NodeErrors = Annotated[
+    Literal["zero", "exclude"],
+    typer.Option("--node-errors", help="Whether a failed cell scores 0 or is left out."),
+]
+Version = Annotated[
+    str | None,
+    typer.Option("--version", metavar="DIGEST", help="A version's digest; default: the newest."),
+]
+NoWait = Annotated[bool, typer.Option("--no-wait", help="Start it and return at once.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Exit with 3 when a cell failed.")]
+
+
+@app.command()
+def run(
+    project: Project,
+    cases: Cases,
+    variants: Variants = None,
+    grid: Grid = None,
+    scorer: Scorers = None,
+    repetitions: Repetitions = 1,
+    node_errors: NodeErrors = "zero",
+    version: Version = None,
+    no_wait: NoWait = False,
+    strict: Strict = False,
+    as_json: options.AsJson = False,
+    url: options.Url = None,
+) -> None:
+    """Run all variants on all cases, and print the leaderboard.
+
+    Ends with exit code 3 when the batch fails or is stopped, with --strict also when one of its
+    cells failed.
+
+    \b
+    Examples:
+      wtb batch run rag --cases cases.jsonl --scorer exact:'{"field": "answer"}' \\
+        --grid retrieve=bm25,tfidf --grid rerank=overlap,name
+      wtb batch run rag --cases cases.csv --variants _name=baseline --variants answer=long
+    """
+    rows = options.matrix(variants or [], grid or [])
+    specs = [options.scorer(text) for text in scorer or []]
+    more = BatchOptions(node_errors=node_errors)
+    if version is not None:
+        more["version"] = version
+    with options.connect(url) as bench:
+        batch = bench.run_batch_test(project, rows, cases, specs, repetitions, wait=False, **more)
+        if no_wait:
+            say(f"started; see how far it is with: wtb batch status {batch.id}")
+            answer(batch.info, as_json, render.batch(batch.info))
+            return
+        watch(batch, project)
+        found = bench.leaderboard(batch)
+    shown = board.leaderboard(found, stdout().width)
+    both = {"batch": batch.info, "leaderboard": found}
+    answer(both, as_json, render.batch(batch.info), Text(), shown)
+    if not _passed(batch.info, strict):
+        raise typer.Exit(EXIT_FAILED)
+
+
+def watch(batch: Batch, title: str) -> None:
+    """Waits for the end of a batch under a progress bar."""
+    try:
+        with batch_progress(title) as progress:
+            batch.wait(progress=progress)
+    except KeyboardInterrupt:
+        say(
+            f"interrupted; the batch goes on: wtb batch status {batch.id},"
+            f" wtb batch stop {batch.id}"
+        )
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+def _passed(batch: model.Batch, strict: bool) -> bool:
+    failed = batch.counts.get(CellStatus.FAILED, 0)
+    return batch.status == BatchStatus.COMPLETED and not (strict and failed)
+
+
+@app.command()
+def status(batch: BatchId, as_json: options.AsJson = False, url: options.Url = None) -> None:
+    """Show how far a batch is."""
+    with options.connect(url) as bench:
+        found = bench.send(calls.batch(batch))
+        progress = bench.send(calls.progress(batch))
+    answer({"batch": found, "progress": progress}, as_json, render.batch(found, progress))
+
+
+@app.command("list")
+def list_batches(
+    project: Annotated[
+        str | None, typer.Option("--project", metavar="PROJECT", help="Only of this project.")
+    ] = None,
+    limit: options.Limit = 20,
+    after: options.After = None,
+    as_json: options.AsJson = False,
+    url: options.Url = None,
+) -> None:
+    """List batches, newest first."""
+    with options.connect(url) as bench:
+        page = bench.send(calls.batches(after, limit, project=project))
+    answer(page, as_json, render.batches(page.items), render.more(page))
+
+
+@app.command()
+def results(
+    batch: BatchId,
+    status: Annotated[
+        CellStatus | None,
+        typer.Option("--status", case_sensitive=False, help="Only cells in this status."),
+    ] = None,
+    limit: options.Limit = 100,
+    after: options.After = None,
+    as_json: options.AsJson = False,
+    url: options.Url = None,
+) -> None:
+    """List the cells of a batch with scores and errors.
+
+    \b
+    Examples:
+      wtb batch results b0198c1 --status failed
+      wtb batch results b0198c1 --limit 500 --json | jq '.items[].scores'
+    """
+    with options.connect(url) as bench:
+        page = bench.send(calls.results(batch, after, limit, status=status))
+    table = render.results(page.items, stdout().width)
+    answer(page, as_json, table, render.more(page))
+
+
+@app.command()
+def stop(
+    batch: BatchId,
+    reason: Annotated[
+        str | None, typer.Option("--reason", metavar="TEXT", help="Why, for the event log.")
+    ] = None,
+    as_json: options.AsJson = False,
+    url: options.Url = None,
+) -> None:
+    """Stop a batch.
+
+    What waits never starts, what runs ends at its next step.
+    """
+    with options.connect(url) as bench:
+        found = bench.send(calls.stop_batch(batch, reason))
+    answer(found, as_json, render.batch(found))
+
+
+@boards.command()
+def leaderboard(batch: BatchId, as_json: options.AsJson = False, url: options.Url = None) -> None:
+    """Show which variants of a batch are better.
+
+    Every metric with its 95 % interval over cases, node errors, and latency. A batch that has not
+    ended is ranked by the cells that have.
+    """
+    with options.connect(url) as bench:
+        found = bench.leaderboard(batch)
+    show_board(found, as_json)
+
+
+def show_board(found: api.Leaderboard, as_json: bool = False) -> None:
+    """The table and the bars of a leaderboard."""
+    console = stdout()
+    unicode = console.encoding.startswith("utf")
+    answer(
+        found,
+        as_json,
+        board.leaderboard(found, console.width),
+        Text(),
+        board.plot(found, console.width, unicode=unicode),
+    )

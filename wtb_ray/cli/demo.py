@@ -1,0 +1,110 @@
+"""`wtb demo`: a whole example from the start of the stack to the leaderboard, in one command."""
+
+import importlib
+from types import ModuleType
+from typing import Annotated, Final, Literal
+
+import typer
+from rich.rule import Rule
+from rich.text import Text
+
+from wtb_ray import model
+from wtb_ray.cli import batch, options, render, stack
+from wtb_ray.cli.terminal import say, stdout
+from wtb_ray.sdk import WTBTestBench, calls, local
+from wtb_ray.settings import Settings
+
+app = typer.Typer()
+
+Name = Literal["rag"]
+EXAMPLES: Final[dict[Name, str]] = {"rag": "wtb_ray.examples.rag"}
+"""By import path: an example brings libraries that no other command should have to load."""
+
+
+@app.command()
+def demo(
+    name: Annotated[Name, typer.Argument(metavar="NAME", help="Which example.")] = "rag",
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, metavar="N", help="Only so many of its cases.")
+    ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep/--down", help="Leave the stack running, or stop it at the end.")
+    ] = True,
+    data_dir: options.DataDir = None,
+    url: options.Url = None,
+) -> None:
+    """Run an example from start to leaderboard.
+
+    Starts the stack when none runs, registers the example, runs its variants on its cases, and
+    compares them.
+
+    `rag` answers questions about Python's standard library from its documentation, with three
+    retrievers and two rerankers; it needs no network and no key.
+
+    \b
+    Examples:
+      wtb demo rag
+      wtb demo rag --limit 40 --down
+    """
+    found = options.settings(data_dir=data_dir)
+    example = importlib.import_module(EXAMPLES[name])
+    running = None if url else _stack(found)
+    try:
+        with WTBTestBench(running.url if running else url, actor="cli") as bench:
+            id = _run(bench, example, limit)
+        _next_steps(id, running, found)
+    finally:
+        if not keep and running is not None:
+            stack.stop(found.data_dir)
+
+
+def _stack(settings: Settings) -> local.Stack:
+    return stack.start(
+        settings,
+        http_port=settings.http_port,
+        grpc_port=settings.grpc_port,
+        dashboard_port=settings.dashboard_port,
+    )
+
+
+def _run(bench: WTBTestBench, example: ModuleType, limit: int | None) -> str:
+    """Registers the example, runs its matrix, prints the leaderboard; gives the batch's id."""
+    version: model.ProjectVersion = bench.send(calls.register(example.project()))
+    cases: list[model.Case] = _spread(example.cases(), limit)
+    matrix: list[dict[str, str]] = example.matrix()
+    say(
+        f"registered {version.project} ({version.version[: render.SHORT]}):"
+        f" {version.spec.description}"
+    )
+    say(f"{render.many(len(matrix), 'variant')} on {render.many(len(cases), 'case')}")
+    done = bench.run_batch_test(version.project, matrix, cases, example.scorers(), wait=False)
+    batch.watch(done, version.project)
+    console = stdout()
+    console.print()
+    console.print(Rule(f"leaderboard of {done.id}", style="dim", align="left"))
+    console.print()
+    batch.show_board(bench.leaderboard(done))
+    return done.id
+
+
+def _spread(cases: list[model.Case], limit: int | None) -> list[model.Case]:
+    """So many cases, evenly from the whole list: it has several kinds, one after the other."""
+    if limit is None or limit >= len(cases):
+        return cases
+    return [cases[i * len(cases) // limit] for i in range(limit)]
+
+
+def _next_steps(id: str, running: local.Stack | None, settings: Settings) -> None:
+    console = stdout()
+    console.print()
+    if running is not None:
+        console.print(stack.places(running, settings.data_dir))
+        console.print()
+    console.print(Text("look further:", "dim"))
+    for command in (
+        f"wtb leaderboard {id}",
+        f"wtb batch results {id} --limit 20",
+        f"wtb events --batch {id} --type cell.scored",
+        "wtb project show rag",
+    ):
+        console.print(f"  {command}")

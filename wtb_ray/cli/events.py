@@ -1,0 +1,79 @@
+"""`wtb events`: the event log, as lines for people or as one JSON object a line."""
+
+from typing import Annotated
+
+import typer
+
+from wtb_ray.cli import options, render
+from wtb_ray.cli.terminal import EXIT_INTERRUPTED, json_text, say, stdout
+from wtb_ray.events import TYPES
+
+app = typer.Typer()
+
+
+@app.command()
+def events(
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Stay and print what comes.")
+    ] = False,
+    after: Annotated[
+        str | None,
+        typer.Option(
+            "--after",
+            metavar="CURSOR",
+            help="Only what came after this cursor; `now` for new ones.",
+        ),
+    ] = None,
+    execution: Annotated[
+        str | None, typer.Option("--execution", metavar="ID", help="Only of this execution.")
+    ] = None,
+    batch: Annotated[
+        str | None, typer.Option("--batch", metavar="ID", help="Only of this batch.")
+    ] = None,
+    type_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--type", metavar="TYPE", help="Only of this type, e.g. step.completed; repeatable."
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a line, with its cursor.")
+    ] = False,
+    url: options.Url = None,
+) -> None:
+    """Print the event log.
+
+    Every change of anything is in it, in the order in which it happened.
+
+    \b
+    Examples:
+      wtb events --batch b0198c1 --type cell.failed
+      wtb events --follow --after now
+      wtb events --json --after 1234.56 > events.jsonl
+    """
+    wanted = _types(type_ or [])
+    console = stdout()
+    last = after
+    with options.connect(url) as bench:
+        try:
+            for row in bench.events(after, execution=execution, batch=batch, follow=follow):
+                last = row.cursor
+                if wanted and row.type not in wanted:
+                    continue
+                if as_json:
+                    typer.echo(json_text(row, indent=False))
+                else:
+                    console.print(render.event(row), soft_wrap=True)
+        except KeyboardInterrupt:
+            say(f"go on with: --after {last}" if last else "no events")
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+def _types(names: list[str]) -> frozenset[str]:
+    for name in names:
+        if name not in TYPES:
+            raise typer.BadParameter(
+                f"there is no event {name!r}; there are {', '.join(sorted(TYPES))}",
+                param_hint="--type",
+            )
+    return frozenset(names)

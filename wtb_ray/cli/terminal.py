@@ -1,0 +1,93 @@
+"""Where the CLI writes: answers on stdout, everything else on stderr, one clear line for an error.
+
+Tables are as wide as they need when nobody looks at them through a terminal, so that a pipe never
+gets a cut-off value. Nothing here talks to the bench.
+"""
+
+import os
+import sys
+from typing import Any, Final
+
+import orjson
+import typer
+from pydantic import BaseModel
+from rich.console import Console, RenderableType
+from typer.core import TyperGroup
+
+from wtb_ray import errors
+
+EXIT_ERROR: Final = 1
+EXIT_FAILED: Final = 3
+EXIT_INTERRUPTED: Final = 130
+PIPE_WIDTH: Final = 200
+
+
+def stdout() -> Console:
+    """The console for answers."""
+    return _console(stderr=False)
+
+
+def stderr() -> Console:
+    """The console for progress, hints and errors."""
+    return _console(stderr=True)
+
+
+def _console(*, stderr: bool) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
+    return Console(stderr=stderr, highlight=False, markup=False, width=width)
+
+
+def say(text: str, style: str | None = None) -> None:
+    """A line for people, on stderr."""
+    stderr().print(text, style=style, soft_wrap=True)
+
+
+def answer(value: Any, as_json: bool, *views: RenderableType) -> None:
+    """Prints `value` as JSON, or the views of it."""
+    if as_json:
+        typer.echo(json_text(value))
+        return
+    console = stdout()
+    for view in views:
+        console.print(view)
+
+
+def json_text(value: Any, *, indent: bool = True) -> str:
+    """The JSON of models and of plain values that hold models."""
+    option = orjson.OPT_NON_STR_KEYS | (orjson.OPT_INDENT_2 if indent else 0)
+    return orjson.dumps(value, default=_plain, option=option).decode()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def error_line(error: errors.WTBError) -> str:
+    """`error: message (code)` and the details that say where it lies and why."""
+    text = f"error: {error.message} ({error.code})"
+    details = {key: value for key, value in error.details.items() if value not in (None, "")}
+    shown = [f"{key}={_short(value)}" for key, value in details.items()]
+    return f"{text} [{', '.join(shown)}]" if shown else text
+
+
+def _short(value: Any, limit: int = 200) -> str:
+    text = value if isinstance(value, str) else json_text(value, indent=False)
+    text = " ".join(text.split())
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+class Commands(TyperGroup):
+    """The root command: turns the bench's own errors into one line and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except errors.WTBError as e:
+            say(error_line(e), style="red")
+            raise typer.Exit(EXIT_ERROR) from e
+        except KeyboardInterrupt:
+            say("interrupted")
+            raise typer.Exit(EXIT_INTERRUPTED) from None
