@@ -14,7 +14,6 @@ from langgraph.constants import START
 from langgraph.types import Interrupt
 
 from wtb_ray.commits import Row, Step
-from wtb_ray.model import canonical
 
 SEPARATOR: Final = "\x1f"
 """Between the names of next nodes on their way to Postgres."""
@@ -97,9 +96,9 @@ class Attachment:
             head=(checkpoint["id"], number),
             row=(
                 *(self.thread_id, checkpoint["id"], number, source),
-                orjson.dumps(ran).decode(),
+                orjson.dumps(ran),
                 SEPARATOR.join(next.next_nodes),
-                orjson.dumps(tasks).decode(),
+                orjson.dumps(tasks),
                 (now - self.step_started) * 1000,
             ),
             event=self._event(checkpoint["id"], number, ran, next, now) if number > 0 else None,
@@ -128,7 +127,7 @@ class Attachment:
     def _event(
         self, id: str, number: int, ran: list[dict[str, Any]], next: Boundary, now: float
     ) -> Row:
-        payload = canonical(
+        payload = orjson.dumps(
             {
                 "thread_id": self.thread_id,
                 "checkpoint_id": id,
@@ -136,7 +135,8 @@ class Attachment:
                 "nodes": [run["name"] for run in ran],
                 "next_nodes": next.next_nodes,
                 "duration_ms": round((now - self.step_started) * 1000, 3),
-            }
+            },
+            option=orjson.OPT_SORT_KEYS,
         )
         return (self.project, self.execution_id, self.batch_id, self.actor, payload)
 

@@ -32,7 +32,7 @@ def split(
     checkpoint: Checkpoint,
     new_versions: ChannelVersions,
     forbidden: str | None = None,
-) -> tuple[str, list[Blob]]:
+) -> tuple[bytes, list[Blob]]:
     """The checkpoint as JSON, and the blobs that it needs and may not have yet.
 
     Args:
@@ -59,7 +59,7 @@ def split(
         version = str(new_versions.get(channel) or versions[channel])
         blobs.append((channel, version, *dump(serde, channel, value, forbidden)))
     text = json_text({**checkpoint, "channel_values": inline})
-    if forbidden and forbidden in text:
+    if forbidden and forbidden.encode() in text:
         for channel, value in inline.items():
             _refuse_below(channel, value, forbidden)
     return text, blobs
@@ -80,12 +80,12 @@ def dump(
     return type_, data
 
 
-def json_text(document: Any) -> str:
+def json_text(document: Any) -> bytes:
     """JSON for Postgres; what orjson refuses (large integers, odd keys) takes the slow way."""
     try:
-        return orjson.dumps(document).decode()
+        return orjson.dumps(document)
     except TypeError:
-        return json.dumps(document)
+        return json.dumps(document).encode()
 
 
 def _is_plain(value: Any) -> bool:

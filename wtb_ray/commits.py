@@ -18,7 +18,7 @@ import psycopg
 from psycopg import AsyncCursor
 from psycopg.rows import TupleRow, tuple_row
 
-from wtb_ray import db, errors
+from wtb_ray import arrays, db, errors
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +27,16 @@ BIG: Final = 1_000_000
 """An item over this many bytes gets a transaction of its own."""
 PATIENCE_S: Final = 60.0
 """How long a group is tried again while the database is away."""
+
+KINDS: Final = {
+    "fence": ("text", "int8", "text", "text", "int4"),
+    "blobs": ("text", "text", "text", "text", "text", "bytea"),
+    "checkpoints": ("text", "text", "text", "text", "jsonb", "jsonb"),
+    "writes": ("text", "text", "text", "text", "text", "int4", "text", "text", "bytea"),
+    "steps": ("text", "text", "int4", "text", "utf8", "text", "utf8", "float8"),
+    "events": ("text", "text", "text", "text", "utf8"),
+}
+"""What the columns of each statement are."""
 
 Row = tuple[Any, ...]
 Claim = tuple[str, int, str]
@@ -198,7 +208,7 @@ class _Trial:
         if not heads:
             return {}
         rows = [(*claim, *head) for claim, head in sorted(heads.items())]
-        await cursor.execute(SQL["fence"], _columns(rows))
+        await cursor.execute(SQL["fence"], arrays.columns(KINDS["fence"], rows))
         return {(id, epoch, thread): wanted async for id, epoch, thread, wanted in cursor}
 
 
@@ -217,7 +227,7 @@ def _parts(items: list[Item]) -> Iterator[list[Item]]:
         yield part
 
 
-def _tables(items: Sequence[Item]) -> Iterator[tuple[str, list[list[Any]]]]:
+def _tables(items: Sequence[Item]) -> Iterator[tuple[str, list[arrays.Column]]]:
     """The rows of the items by statement, in the order in which they are written."""
     puts = [item for item in items if isinstance(item, Put)]
     parents = {(put.thread_id, put.ns, put.parent) for put in puts}
@@ -248,11 +258,7 @@ def _tables(items: Sequence[Item]) -> Iterator[tuple[str, list[list[Any]]]]:
     }
     for name, rows in found.items():
         if rows:
-            yield name, _columns(rows)
-
-
-def _columns(rows: Sequence[Row]) -> list[list[Any]]:
-    return [list(column) for column in zip(*rows, strict=True)]
+            yield name, arrays.columns(KINDS[name], rows)
 
 
 def _of(item: Item, wanted: dict[Claim, str]) -> str:

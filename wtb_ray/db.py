@@ -21,7 +21,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from wtb_ray import errors
+from wtb_ray import arrays, errors
 
 Connection = AsyncConnection[DictRow]
 
@@ -65,6 +65,7 @@ class Database:
                 "row_factory": dict_row,
                 "application_name": name,
                 "options": SESSION,
+                "context": arrays.CONTEXT,
             },
         )
 
@@ -131,7 +132,9 @@ class GroupCommit(Generic[Item, Result]):
     """
 
     def __init__(
-        self, flush: Callable[[list[Item]], Awaitable[list[Result | BaseException]]], limit: int = 512
+        self,
+        flush: Callable[[list[Item]], Awaitable[list[Result | BaseException]]],
+        limit: int = 512,
     ):
         self._flush = flush
         self._limit = limit
