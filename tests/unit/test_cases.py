@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wtb_ray import errors
@@ -131,6 +131,7 @@ json_values = st.recursive(
 )
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.dictionaries(st.text(), json_values, max_size=3), min_size=1, max_size=5))
 def test_lists_and_jsonl_files_give_the_same_cases(inputs: list[dict[str, Any]]) -> None:
     items = [{"id": str(i), "input": item, "expected": item} for i, item in enumerate(inputs)]

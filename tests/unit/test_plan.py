@@ -4,7 +4,7 @@ import itertools
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wtb_ray import errors, plan
@@ -110,6 +110,7 @@ def test_a_variant_may_run_against_itself_under_a_name() -> None:
     assert plan.variant_names([{"a": "x"}, {"a": "x", "_name": "again"}]) == ["a=x", "again"]
 
 
+@settings(deadline=None, max_examples=50)
 @given(
     st.lists(
         st.dictionaries(st.sampled_from("abc"), st.sampled_from("xyz")),
