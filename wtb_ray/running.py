@@ -22,11 +22,12 @@ from langgraph.types import Command
 from pydantic_core import to_jsonable_python
 
 from wtb_ray import errors
+from wtb_ray.attachments import Attachment, Boundary
 from wtb_ray.context import Context, entered
 from wtb_ray.entries import CompiledGraph
 from wtb_ray.faults import fault_of
 from wtb_ray.model import Assignment, Fault, digest
-from wtb_ray.saver import Attachment, Boundary, Saver
+from wtb_ray.saver import Saver
 from wtb_ray.states import Wanted
 
 log = logging.getLogger(__name__)
