@@ -33,9 +33,6 @@ def names(data: bytes) -> list[str]:
         return archive.namelist()
 
 
-# packing
-
-
 def test_equal_files_are_equal_bundles(tmp_path: Path) -> None:
     files = {"b/graph.py": "x = 1", "a.py": "y = 2", "README.md": "hi"}
     one, two = (
@@ -119,9 +116,6 @@ def test_too_much_is_refused_with_the_largest_files(tmp_path: Path) -> None:
 def test_the_root_is_the_nearest_project_folder(tmp_path: Path, marker: str) -> None:
     write(tmp_path, {"pyproject.toml": "", f"inner/{marker}": "", "inner/a/b/graph.py": ""})
     assert find_root(tmp_path / "inner/a/b/graph.py") == tmp_path / "inner"
-
-
-# naming
 
 
 @pytest.fixture

@@ -1,0 +1,110 @@
+"""What a `WorkflowProject` becomes when it is sent."""
+
+import io
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wtb_ray import errors
+from wtb_ray.model import VariantSpec
+from wtb_ray.sdk import WorkflowProject
+
+ENTRY = "wtb_ray.examples.rag.graph:make"
+
+
+class Note:
+    """A class that a state may hold."""
+
+
+def make() -> None: ...
+
+
+def other() -> None: ...
+
+
+HERE = Path(__file__).parent
+MODULE = __name__.rpartition(".")[2]
+
+
+def test_functions_become_import_paths_in_one_bundle() -> None:
+    project = WorkflowProject("shop", make, root=HERE, description="d", state_types=[Note, "a:B"])
+    project.register_variant("search", "fast", other)
+    project.register_variant("search", "warm", params={"temperature": 1.0})
+    project.register_variant("rank", "both", "pkg.mod:rank", params={"k": 3})
+    project.register_workflow_variant("simple", other)
+    spec = project.spec("0" * 64)
+    assert spec.model_dump(mode="json") == {
+        "name": "shop",
+        "entry": f"{MODULE}:make",
+        "bundle": "0" * 64,
+        "variants": {
+            "search": {
+                "fast": {"implementation": f"{MODULE}:other", "params": {}},
+                "warm": {"implementation": None, "params": {"temperature": 1.0}},
+            },
+            "rank": {"both": {"implementation": "pkg.mod:rank", "params": {"k": 3}}},
+        },
+        "workflow_variants": {"simple": f"{MODULE}:other"},
+        "state_types": [f"{MODULE}:Note", "a:B"],
+        "description": "d",
+    }
+    data = project.code.pack()
+    assert data is not None
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        assert f"{MODULE}.py" in archive.namelist()
+
+
+def test_the_same_project_is_the_same_version() -> None:
+    def version() -> str:
+        project = WorkflowProject("shop", ENTRY)
+        project.register_variant("a", "b", params={"x": 1, "y": 2})
+        return project.spec(None).version()
+
+    assert version() == version()
+
+
+def test_a_project_of_installed_code_has_no_bundle() -> None:
+    project = WorkflowProject("rag", ENTRY)
+    assert project.code.pack() is None
+    assert project.spec(None).bundle is None
+
+
+@pytest.mark.parametrize("name", ["", "a b", "../x", "-x", "x" * 101])
+def test_a_name_that_cannot_be_in_a_url_is_refused_at_once(name: str) -> None:
+    with pytest.raises(errors.InvalidRequest) as e:
+        WorkflowProject(name, ENTRY)
+    assert e.value.details["field"] == "name"
+
+
+def test_a_variant_needs_something_of_its_own() -> None:
+    project = WorkflowProject("shop", ENTRY)
+    with pytest.raises(errors.InvalidRequest, match="neither an implementation nor params"):
+        project.register_variant("search", "same")
+    project.register_variant("search", "empty", params={})
+    assert project.spec(None).variants == {"search": {"empty": VariantSpec()}}
+
+
+def test_a_name_is_given_once() -> None:
+    project = WorkflowProject("shop", ENTRY)
+    project.register_variant("search", "fast", params={})
+    project.register_workflow_variant("simple", ENTRY)
+    with pytest.raises(errors.AlreadyExists, match="'fast'"):
+        project.register_variant("search", "fast", params={"x": 1})
+    with pytest.raises(errors.AlreadyExists, match="'simple'"):
+        project.register_workflow_variant("simple", ENTRY)
+    project.register_variant("rank", "fast", params={})
+
+
+def test_a_lambda_is_refused_where_it_is_given() -> None:
+    project = WorkflowProject("shop", ENTRY)
+    with pytest.raises(errors.NotImportable, match=r"implementation of search/fast: .*def"):
+        project.register_variant("search", "fast", lambda state: state)
+
+
+@pytest.mark.parametrize("field", ["file_tracking", "environment", "execution"])
+def test_fields_that_would_do_nothing_are_not_taken(field: str) -> None:
+    fields: dict[str, Any] = {field: object()}
+    with pytest.raises(TypeError, match=field):
+        WorkflowProject("shop", ENTRY, **fields)
