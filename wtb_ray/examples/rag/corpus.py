@@ -45,6 +45,8 @@ aifc asynchat asyncore audioop cgi cgitb chunk crypt distutils imghdr imp lib2to
 nntplib ossaudiodev pipes smtpd sndhdr spwd sre_compile sre_constants sre_parse sunau telnetlib uu
 xdrlib
 """
+_HIDDEN = re.compile(r"^_|hook$|^(showwarning|isgenerator)$")
+"""Private names, and those that pytest, IPython or Ray's Cython code put something else under."""
 _LEFT_OUT = frozenset(f"{_ACTING} {_PLATFORM} {_REMOVED}".split())
 
 
@@ -278,7 +280,7 @@ def _public(module: str, value: ModuleType) -> Iterator[tuple[str, Any]]:
     for name in sorted(names, key=lambda name: (_alias(name, names[name]), name)):
         found = names[name]
         home = getattr(found, "__module__", None)
-        if name.startswith("_") or not (inspect.isclass(found) or inspect.isroutine(found)):
+        if not (inspect.isclass(found) or inspect.isroutine(found)) or _HIDDEN.search(name):
             continue
         if (declared is None and home not in own) or not _standard(home):
             continue

@@ -83,11 +83,11 @@ def first_sentence(doc: str) -> str:
 
 
 def without_name(sentence: str, name: str) -> str:
-    """The sentence with the object's name, qualified or not, taken out."""
-    spellings = {name.lower(), name.rsplit(".", 1)[-1].lower()}
+    """The sentence with the object's name, however qualified, taken out."""
+    last = name.rsplit(".", 1)[-1].lower()
 
     def keep(match: re.Match[str]) -> str:
-        return " " if match[1].lower() in spellings else match[0]
+        return " " if match[1].rsplit(".", 1)[-1].lower() == last else match[0]
 
     bare = " ".join(_QUOTED.sub(keep, sentence).split())
     return re.sub(r"\s+([.,;:!?])", r"\1", bare)

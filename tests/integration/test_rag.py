@@ -1,0 +1,161 @@
+"""The RAG example with what is outside its process: other processes, and a chat service."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import httpx
+import pytest
+from langgraph.checkpoint.memory import InMemorySaver
+
+from wtb_ray import entries
+from wtb_ray.context import Context, entered
+from wtb_ray.errors import ConfigurationError, NodeFailed
+from wtb_ray.examples import rag
+from wtb_ray.examples.rag.corpus import corpus
+from wtb_ray.model import digest
+
+QUESTION = "How can I merge several sorted inputs into one sorted output?"
+
+
+@dataclass
+class Service:
+    """A chat service on this host that replies what it is told to, and keeps what it was asked."""
+
+    url: str = ""
+    replies: list[tuple[int, Any]] = field(default_factory=list)
+    asked: list[dict[str, Any]] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+    keys: list[str | None] = field(default_factory=list)
+
+    def says(self, text: str, status: int = 200) -> None:
+        self.replies.append((status, {"choices": [{"message": {"content": text}}]}))
+
+
+@pytest.fixture
+def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+    made = Service()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            made.paths.append(self.path)
+            made.keys.append(self.headers.get("Authorization"))
+            made.asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            status, body = made.replies.pop(0)
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(json.dumps(body).encode())
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Requests are kept, not printed."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    made.url = f"http://127.0.0.1:{server.server_port}/v1"
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("OPENAI_BASE_URL", made.url)
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    monkeypatch.setenv("OPENAI_MODEL", "tiny")
+    yield made
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+async def answered(question: str = QUESTION) -> dict[str, Any]:
+    """The final state with the chat model's answer."""
+    variant = rag.project().variants["answer"]["chat"]
+    path = variant.implementation or ""
+    chat = entries.load_implementation(path, field="answer")
+    builder = entries.load_entry(rag.project().entry).builder
+    app = entries.bind(builder, {"answer": chat}).compile(InMemorySaver())
+    config: Any = {"configurable": {"thread_id": "1"}}
+    state: dict[str, Any] = await app.ainvoke({"question": question}, config)
+    return state
+
+
+async def test_the_model_chooses_among_the_candidates(service: Service) -> None:
+    service.says("`heapq.nlargest`? No: the answer is heapq.merge(*iterables).")
+    state = await answered()
+    assert state["answer"] == "heapq.merge"
+    assert service.paths == ["/v1/chat/completions"]
+    assert service.keys == ["Bearer secret"]
+    [request] = service.asked
+    assert request["model"] == "tiny"
+    prompt = request["messages"][-1]["content"]
+    assert QUESTION in prompt
+    assert all(name in prompt for name in state["candidates"])
+
+
+async def test_a_reply_that_names_no_candidate_is_kept(service: Service) -> None:
+    service.says("I would write a loop.\n")
+    assert (await answered())["answer"] == "I would write a loop."
+
+
+async def test_without_candidates_nobody_is_asked(service: Service) -> None:
+    assert (await answered("???"))["answer"] == ""
+    assert service.asked == []
+
+
+async def test_parameters_go_before_the_environment(service: Service) -> None:
+    service.says("heapq.merge")
+    params = {"answer": {"model": "large", "temperature": 0}}
+    with entered(Context("e", params, "")):
+        await answered()
+    assert service.asked[0]["model"] == "large"
+    assert service.asked[0]["temperature"] == 0
+
+
+async def test_a_busy_service_is_asked_again(service: Service) -> None:
+    service.says("", status=503)
+    service.says("heapq.merge")
+    assert (await answered())["answer"] == "heapq.merge"
+    assert len(service.asked) == 2
+
+
+async def test_a_refusal_is_an_error_at_once(service: Service) -> None:
+    service.says("", status=401)
+    with pytest.raises(httpx.HTTPStatusError, match="401"):
+        await answered()
+    assert len(service.asked) == 1
+
+
+async def test_an_answer_in_another_form_is_an_error(service: Service) -> None:
+    service.replies.append((200, {"error": "no such model"}))
+    with pytest.raises(NodeFailed) as raised:
+        await answered()
+    assert "no such model" in raised.value.details["reason"]
+
+
+async def test_without_a_url_the_error_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    with pytest.raises(ConfigurationError) as raised:
+        await answered()
+    assert raised.value.details["field"] == "OPENAI_BASE_URL"
+
+
+def test_cases_and_corpus_are_the_same_in_every_process() -> None:
+    script = (
+        "from wtb_ray.examples.rag import cases\n"
+        "from wtb_ray.examples.rag.corpus import corpus\n"
+        "from wtb_ray.model import digest\n"
+        "print(digest([case.model_dump() for case in cases()]), corpus().digest)"
+    )
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", f"import {package}\n{script}"],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for seed, package in (("1", "langgraph"), ("2", "ray"))  # Ray patches the library
+    ]
+    said = {process.communicate(timeout=100)[0].strip() for process in started}
+    assert said == {f"{digest([case.model_dump() for case in rag.cases()])} {corpus().digest}"}
