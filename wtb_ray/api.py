@@ -4,7 +4,7 @@ Answers reuse the models of `wtb_ray.model`; what is only ever a wire form stand
 """
 
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import Field
 
@@ -49,9 +49,15 @@ class BatchTestRequest(Frozen):
     scorers: list[ScorerSpec | str] = Field(default_factory=list)
     repetitions: int = 1
     share_prefix: bool = True
-    node_errors: str = "zero"
+    node_errors: Literal["zero", "exclude"] = "zero"
     priority: int = Field(default=0, ge=-100, le=100)
     recursion_limit: int | None = Field(default=None, ge=1, le=100_000)
+
+
+class StopRequest(Frozen):
+    """Optional body of `POST executions/{id}/stop` and `POST batch-tests/{id}/stop`."""
+
+    reason: str | None = Field(default=None, max_length=1000)
 
 
 class NodeView(Frozen):
@@ -162,6 +168,13 @@ class Leaderboard(Frozen):
     complete: bool
     """Whether the batch has ended."""
     notes: list[str] = Field(default_factory=list)
+
+
+class StoredBundle(Frozen):
+    """Answer of `PUT bundles/{sha256}`."""
+
+    digest: str
+    bytes: int
 
 
 class Health(Frozen):

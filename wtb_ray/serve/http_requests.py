@@ -1,0 +1,105 @@
+"""How requests are read: strict JSON, commands once per key, and what handlers ask for."""
+
+import json
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Annotated, Any, TypeVar
+
+import orjson
+from fastapi import Depends, Header, Query, Request, Response
+from fastapi.routing import APIRoute
+
+from wtb_ray import errors
+from wtb_ray.api import Page
+from wtb_ray.model import digest
+from wtb_ray.serve import auth
+from wtb_ray.serve.context import Context
+from wtb_ray.serve.idempotency import Answer, once
+
+Item = TypeVar("Item")
+
+MAX_PAGE = 500
+
+
+def parse(body: bytes) -> Any:
+    """The value of a JSON text that can be stored and read back as it is.
+
+    Raises:
+        JSONDecodeError: No JSON; or NaN, a lone surrogate, too deep, or an integer beyond 64 bits,
+            which Python's own parser lets through.
+    """
+    orjson.loads(body)
+    return json.loads(body, parse_int=_integer)
+
+
+def _integer(text: str) -> int:
+    if len(text) > 20 or not -(1 << 63) <= (value := int(text)) < 1 << 64:
+        raise json.JSONDecodeError("an integer that needs more than 64 bits", text, 0)
+    return value
+
+
+class StrictRequest(Request):
+    """A request whose JSON is what the standard calls so."""
+
+    async def json(self) -> Any:
+        return parse(await self.body())
+
+
+class CommandRoute(APIRoute):
+    """A route that changes something: done to its end, and once per `Idempotency-Key`."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def command(raw: Request) -> Response:
+            request = StrictRequest(raw.scope, raw.receive)
+            body = await request.body()
+
+            async def perform() -> Answer:
+                response = await handle(request)
+                return Answer(response.status_code, bytes(response.body).decode())
+
+            answer = await once(
+                request.app.state.context,
+                request.headers.get("idempotency-key"),
+                digest([request.method, request.url.path, request.url.query, digest(body)]),
+                perform,
+            )
+            headers = {"Idempotent-Replayed": "true"} if answer.replayed else None
+            return Response(answer.body, answer.status, headers, "application/json")
+
+        return command
+
+
+async def _context(request: Request) -> Context:
+    context: Context = request.app.state.context
+    return context
+
+
+async def _actor(x_actor: Annotated[str | None, Header()] = None) -> str:
+    return auth.actor("http", x_actor)
+
+
+def sliced(
+    items: Sequence[Item], cursors: Sequence[str], limit: int, after: str | None
+) -> Page[Item]:
+    """A page of a list that is at hand; each item has the cursor that the next page begins after.
+
+    Raises:
+        InvalidRequest: No item has this cursor.
+    """
+    if after is not None and after not in cursors:
+        raise errors.InvalidRequest(
+            f"after={after!r} is not a cursor of this list",
+            field="after",
+            reason="take it from `next` of the page before",
+        )
+    start = 0 if after is None else cursors.index(after) + 1
+    end = start + limit
+    following = cursors[end - 1] if end < len(items) else None
+    return Page(items=list(items[start:end]), next=following)
+
+
+Here = Annotated[Context, Depends(_context)]
+Actor = Annotated[str, Depends(_actor)]
+Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Most items of the page.")]
+After = Annotated[str | None, Query(description="`next` of the page before.")]

@@ -1,0 +1,98 @@
+"""`/workflows`: registered projects, their versions, nodes and variants, and what starts from them."""
+
+from fastapi import APIRouter
+
+from wtb_ray import errors
+from wtb_ray.api import BatchTestRequest, ExecuteRequest, NodeView, Page
+from wtb_ray.model import Batch, Execution, ProjectSpec, ProjectVersion, VariantSpec
+from wtb_ray.serve.http_requests import Actor, After, CommandRoute, Here, Limit, sliced
+
+commands = APIRouter(prefix="/workflows", tags=["workflows"], route_class=CommandRoute)
+reads = APIRouter(prefix="/workflows", tags=["workflows"])
+
+
+@commands.post("", status_code=201)
+async def register_workflow(spec: ProjectSpec, here: Here, actor: Actor) -> ProjectVersion:
+    """Makes a version of a workflow; the same spec and code give the same version."""
+    version: ProjectVersion = await here.command("register", spec, actor)
+    return version
+
+
+@commands.post("/{name}/execute", status_code=202)
+async def execute_workflow(
+    name: str, request: ExecuteRequest, here: Here, actor: Actor
+) -> Execution:
+    """Starts one run of one input."""
+    execution: Execution = await here.command("execute", name, request, actor)
+    return execution
+
+
+@commands.post("/{name}/batch-test", status_code=202)
+async def batch_test_workflow(
+    name: str, request: BatchTestRequest, here: Here, actor: Actor
+) -> Batch:
+    """Starts a batch of this workflow."""
+    if request.project not in (None, name):
+        raise errors.InvalidRequest(
+            f"project is {request.project!r} in the body and {name!r} in the path",
+            field="project",
+            reason="another project than the path's",
+        )
+    named = request.model_copy(update={"project": name})
+    batch: Batch = await here.command("batch_test", named, actor)
+    return batch
+
+
+@reads.get("")
+async def list_workflows(
+    here: Here, limit: Limit = 50, after: After = None
+) -> Page[ProjectVersion]:
+    """The newest version of each workflow, by name."""
+    return await here.store.projects.list(limit, after)
+
+
+@reads.get("/{name}")
+async def get_workflow(name: str, here: Here, version: str | None = None) -> ProjectVersion:
+    """A workflow; its newest version unless one is named."""
+    return await here.store.projects.get(name, version)
+
+
+@reads.get("/{name}/versions")
+async def list_versions(
+    name: str, here: Here, limit: Limit = 50, after: After = None
+) -> Page[ProjectVersion]:
+    """All versions of a workflow, newest first."""
+    versions = await here.store.projects.versions(name)
+    return sliced(versions, [v.version for v in versions], limit, after)
+
+
+@reads.get("/{name}/nodes")
+async def list_nodes(name: str, here: Here, version: str | None = None) -> list[NodeView]:
+    """The nodes of a workflow's graph, each with its variants."""
+    return _nodes(await here.store.projects.get(name, version))
+
+
+@reads.get("/{name}/nodes/{node:path}/variants")
+async def list_variants(
+    name: str, node: str, here: Here, version: str | None = None
+) -> dict[str, VariantSpec]:
+    """The variants of a node by name; a node of a subgraph is `outer/inner`."""
+    found = await here.store.projects.get(name, version)
+    for view in _nodes(found):
+        if view.name == node:
+            return view.variants
+    raise errors.NotFound(f"workflow {name!r} has no node {node!r}", field="node", reason="unknown")
+
+
+def _nodes(version: ProjectVersion) -> list[NodeView]:
+    return [
+        NodeView(
+            name=node.name,
+            implementation=node.implementation,
+            is_async=node.is_async,
+            subgraph=node.subgraph,
+            fingerprint=node.fingerprint,
+            variants=version.spec.variants.get(node.name, {}),
+        )
+        for node in version.graph.nodes
+    ]
