@@ -177,7 +177,7 @@ def _order(document: Document) -> str:
 
 
 def _question(document: Document) -> Question | None:
-    """The first sentence as a question, if it is prose and half of it is spoken of elsewhere too.
+    """The first sentence as a question, if it is prose of a length that people ask in.
 
     What remains of the documentation must be a text, and say at least half of what is asked:
     nobody could find the object otherwise.
