@@ -227,7 +227,7 @@ async def _digest(conn: Connection, batch_id: str) -> tuple[BatchStatus, str]:
     row = await (await conn.execute(SQL["results_digest"], params)).fetchone()
     if row is None:
         raise _unknown(batch_id)
-    return BatchStatus(row["status"]), digest(row)
+    return BatchStatus(row["status"]), digest({"batch": batch_id, **row})
 
 
 async def _unsealed(
