@@ -70,7 +70,7 @@ def _stack(settings: Settings) -> local.Stack:
 def _run(bench: WTBTestBench, example: ModuleType, limit: int | None) -> str:
     """Registers the example, runs its matrix, prints the leaderboard; gives the batch's id."""
     version: model.ProjectVersion = bench.send(calls.register(example.project()))
-    cases: list[model.Case] = _spread(example.cases(), limit)
+    cases: list[model.Case] = spread(example.cases(), limit)
     matrix: list[dict[str, str]] = example.matrix()
     say(
         f"registered {version.project} ({version.version[: render.SHORT]}):"
@@ -87,7 +87,7 @@ def _run(bench: WTBTestBench, example: ModuleType, limit: int | None) -> str:
     return done.id
 
 
-def _spread(cases: list[model.Case], limit: int | None) -> list[model.Case]:
+def spread(cases: list[model.Case], limit: int | None) -> list[model.Case]:
     """So many cases, evenly from the whole list: it has several kinds, one after the other."""
     if limit is None or limit >= len(cases):
         return cases

@@ -56,10 +56,10 @@ def events(
     last = after
     with options.connect(url) as bench:
         try:
-            for row in bench.events(after, execution=execution, batch=batch, follow=follow):
+            for row in bench.events(
+                after, execution=execution, batch=batch, types=wanted, follow=follow
+            ):
                 last = row.cursor
-                if wanted and row.type not in wanted:
-                    continue
                 if as_json:
                     typer.echo(json_text(row, indent=False))
                 else:
@@ -69,11 +69,11 @@ def events(
             raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
-def _types(names: list[str]) -> frozenset[str]:
+def _types(names: list[str]) -> list[str]:
     for name in names:
         if name not in TYPES:
             raise typer.BadParameter(
                 f"there is no event {name!r}; there are {', '.join(sorted(TYPES))}",
                 param_hint="--type",
             )
-    return frozenset(names)
+    return names
