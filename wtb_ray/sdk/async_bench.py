@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from typing import Any, TypeVar, Unpack
 
 import httpx
@@ -156,7 +156,7 @@ class AsyncTestBench:
         batch: str | None = None,
         types: Sequence[str] = (),
         follow: bool = True,
-    ) -> AsyncIterator[EventRow]:
+    ) -> AsyncGenerator[EventRow, None]:
         """The event log; see `WTBTestBench.events`."""
         stream = EventStream(after, execution, batch, types, follow)
         client = await self._connected()

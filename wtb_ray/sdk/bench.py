@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from typing import Any, TypeVar, Unpack
 
 import httpx
@@ -204,7 +204,7 @@ class WTBTestBench:
         batch: str | None = None,
         types: Sequence[str] = (),
         follow: bool = True,
-    ) -> Iterator[EventRow]:
+    ) -> Generator[EventRow, None, None]:
         """The event log, from its start or after a cursor, without gaps over lost connections.
 
         Args:
