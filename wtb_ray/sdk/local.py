@@ -110,7 +110,7 @@ def find_url(url: str | None) -> str:
         ConfigurationError: The address is not an HTTP one.
         Unavailable: The local stack did not start.
     """
-    url = url or os.environ.get("WTB_URL")
+    url = url or os.environ.get("WTB_URL") or None
     if url is None:
         return _local_url(Settings().data_dir)
     if not url.startswith(("http://", "https://")):
