@@ -59,11 +59,11 @@ def answer_to(error: errors.WTBError) -> JSONResponse:
     return JSONResponse({"error": error.body()}, error.http_status)
 
 
-def field_of(loc: Sequence[int | str], body: Any) -> str:
+def field_of(loc: Sequence[int | str], body: Any, *, missing: bool = False) -> str:
     """Where in the request the fault is, as a dotted path.
 
     Pydantic puts the name of the union's branch between the steps; only what leads further into
-    what was sent is kept, and a last step that is missing there.
+    what was sent is kept, and the last step where that is what is missing.
     """
     source, *steps = loc or ("body",)
     if source != "body":
@@ -74,7 +74,7 @@ def field_of(loc: Sequence[int | str], body: Any) -> str:
         items = dict(enumerate(value)) if isinstance(value, list) else value
         if isinstance(items, dict) and step in items:
             value = items[step]
-        elif not (i == len(steps) - 1 and isinstance(value, dict)):
+        elif not (missing and i == len(steps) - 1):
             continue
         path.append(str(step))
     return ".".join(path) or "body"
@@ -103,7 +103,8 @@ def _fault(fault: Mapping[str, Any], body: Any) -> dict[str, str]:
         return {"field": "body", "reason": f"no JSON: {fault['ctx']['error']}"}
     if isinstance(body, bytes):
         return {"field": "body", "reason": "send JSON with Content-Type: application/json"}
-    return {"field": field_of(fault["loc"], body), "reason": fault["msg"]}
+    field = field_of(fault["loc"], body, missing=fault["type"] == "missing")
+    return {"field": field, "reason": fault["msg"]}
 
 
 async def _http(_: Request, error: Exception) -> JSONResponse:
