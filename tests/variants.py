@@ -2,7 +2,6 @@
 
 import asyncio
 import functools
-import operator
 import time
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
@@ -11,7 +10,7 @@ from langchain_core.runnables import RunnableLambda
 from langgraph.cache.memory import InMemoryCache
 from langgraph.channels import DeltaChannel
 from langgraph.func import entrypoint
-from langgraph.graph import END, START, StateGraph
+from langgraph.graph import START, StateGraph
 from langgraph.types import CachePolicy, Command, RetryPolicy, interrupt
 from typing_extensions import TypedDict
 
@@ -20,9 +19,14 @@ from wtb_ray.context import current_node, params
 Builder = StateGraph[Any, Any, Any, Any]
 
 
+def extended(left: list[str], right: list[str]) -> list[str]:
+    """Adds what is new: a subgraph gives back all that it was given, and more."""
+    return right if left and right[: len(left)] == left else left + right
+
+
 class State(TypedDict, total=False):
     query: str
-    said: Annotated[list[str], operator.add]
+    said: Annotated[list[str], extended]
 
 
 def say(text: str) -> dict[str, Any]:
@@ -69,6 +73,23 @@ def simple() -> Builder:
 async def async_project() -> Builder:
     await asyncio.sleep(0)
     return project()
+
+
+def defaults() -> Any:
+    """Its builder was compiled before, with defaults that `compile()` puts into the nodes."""
+
+    async def handle(state: State) -> dict[str, Any]:
+        return say("handled")
+
+    builder = simple()
+    builder.set_node_defaults(retry_policy=RetryPolicy(max_attempts=2), error_handler=handle)
+    return builder.compile()
+
+
+def options_inside() -> Builder:
+    inner = refine().compile(checkpointer=True, interrupt_before=["polish"], name="named")
+    configured = inner.with_config({"recursion_limit": 7})
+    return StateGraph(State).add_node("inner", configured).add_edge(START, "inner")
 
 
 stopping = project().compile(

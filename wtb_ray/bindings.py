@@ -20,6 +20,7 @@ def chosen(spec: ProjectSpec, binding: Mapping[str, str]) -> dict[str, VariantSp
     """The variants that the binding takes, by node; nodes left as they are do not appear.
 
     Raises:
+        UnknownNode: It names a node inside one that it replaces.
         UnknownVariant: No such variant or workflow is registered.
     """
     workflow_of(spec, binding)
@@ -32,6 +33,14 @@ def chosen(spec: ProjectSpec, binding: Mapping[str, str]) -> dict[str, VariantSp
             variants[node] = known[name]
         elif name != DEFAULT:
             raise _unknown(spec, node, name, known)
+    for node in variants:
+        outer = node.rpartition("/")[0]
+        if outer in variants and variants[outer].implementation is not None:
+            raise errors.UnknownNode(
+                f"{outer!r} is replaced, so there is no {node!r} in it",
+                field=node,
+                reason=f"the binding takes another implementation of {outer!r}",
+            )
     return variants
 
 

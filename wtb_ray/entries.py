@@ -227,7 +227,7 @@ def fingerprint_of(runnable: Any) -> str:
         nodes = [[path, fingerprint_of(spec.runnable)] for path, spec in walk(runnable.builder)]
         return digest([nodes, sorted(_edges(runnable.builder))])
     if isinstance(runnable, RunnableCallable):
-        return fingerprint([runnable.func, runnable.afunc, runnable.kwargs])
+        return fingerprint([_function(runnable), runnable.kwargs])
     return fingerprint(runnable)
 
 
@@ -373,7 +373,7 @@ def _edges(builder: Builder) -> Iterator[tuple[str, str]]:
 
 def _function(runnable: Any) -> Any:
     if isinstance(runnable, RunnableCallable):
-        return runnable.afunc or runnable.func
+        return runnable.func or runnable.afunc
     return runnable
 
 
@@ -386,5 +386,5 @@ def _described(obj: Any) -> str:
 
 def _is_async(runnable: Any) -> bool:
     if isinstance(runnable, RunnableCallable):
-        return runnable.afunc is not None
+        return runnable.func is None  # a sync function has one too, which runs it in a thread
     return type(runnable).ainvoke is not Runnable.ainvoke

@@ -25,6 +25,17 @@ COMPILED_GRAPHS: Final = 64
 """Compiled graphs that a process keeps for one project version."""
 
 
+@dataclasses.dataclass(frozen=True)
+class _Taken:
+    """What a binding takes: the graph, what replaces its nodes, and their params."""
+
+    key: str
+    """Equal where the same graph is to be compiled."""
+    workflow: str | None
+    implementations: Mapping[str, str]
+    params: Mapping[str, Mapping[str, Any]]
+
+
 class Graphs:
     """The graphs of one project version in one process; safe to use from several threads."""
 
@@ -38,6 +49,7 @@ class Graphs:
         self._graphs: dict[str | None, entries.Graph] = {}
         self._implementations: dict[str, Any] = {}
         self._compiled: OrderedDict[str, Compiled] = OrderedDict()
+        self._known: dict[frozenset[tuple[str, str]], _Taken] = {}
 
     def graph(self, workflow: str | None = None) -> entries.Graph:
         """The project's own graph, or a workflow variant's; imported when first asked for."""
@@ -72,18 +84,25 @@ class Graphs:
             EntryFailed: An entry gave no graph, or the graph does not compile.
             UnsupportedGraph: The graph cannot be checkpointed exactly.
         """
-        self.validate_binding(binding)
-        workflow = bindings.workflow_of(self.spec, binding)
-        implementations = bindings.implementations(self.spec, binding)
-        key = digest([workflow, implementations])
         with self._lock:
-            if key not in self._compiled:
-                self._compiled[key] = self._compile(workflow, implementations)
-            self._compiled.move_to_end(key)
-            if len(self._compiled) > COMPILED_GRAPHS:
-                self._compiled.popitem(last=False)
-            made = self._compiled[key]
-        return dataclasses.replace(made, params=bindings.params(self.spec, binding))
+            taken = self._taken(binding)
+            if taken.key not in self._compiled:
+                self._compiled[taken.key] = self._compile(taken)
+                if len(self._compiled) > COMPILED_GRAPHS:
+                    self._compiled.popitem(last=False)
+            self._compiled.move_to_end(taken.key)
+            return dataclasses.replace(self._compiled[taken.key], params=taken.params)
+
+    def _taken(self, binding: Mapping[str, str]) -> "_Taken":
+        names = frozenset(item for item in binding.items() if item[0] != bindings.NAME)
+        if names not in self._known:
+            self.validate_binding(binding)
+            workflow = bindings.workflow_of(self.spec, binding)
+            implementations = bindings.implementations(self.spec, binding)
+            params = {n: v for n, v in bindings.params(self.spec, binding).items() if v}
+            key = digest([workflow, implementations])
+            self._known[names] = _Taken(key, workflow, implementations, params)
+        return self._known[names]
 
     def describe(self) -> tuple[GraphInfo, dict[str, GraphInfo]]:
         """Imports and compiles all that the project names: its graphs and each variant in turn.
@@ -96,34 +115,34 @@ class Graphs:
         """
         main = self._info({})
         workflows = {w: self._info({bindings.WORKFLOW: w}) for w in self.spec.workflow_variants}
-        homes = {bindings.DEFAULT: main, **workflows}
+        homes: list[tuple[dict[str, str], GraphInfo]]
+        homes = [({}, main), *(({bindings.WORKFLOW: w}, i) for w, i in workflows.items())]
         for node, variants in self.spec.variants.items():
-            having = [w for w, i in homes.items() if node in {n.name for n in i.nodes}]
-            if not having:
+            home = next((b for b, i in homes if node in {n.name for n in i.nodes}), None)
+            if home is None:
                 raise errors.UnknownNode(
                     f"variants are registered for {node!r}, which no graph has",
                     field=f"variants.{node}",
                     reason=f"nodes are {sorted(n.name for n in main.nodes)}",
                 )
-            for workflow in having:
-                for name in variants:
-                    self.compiled({bindings.WORKFLOW: workflow, node: name})
+            for name in variants:
+                self.compiled({**home, node: name})
         return main, workflows
 
     def _info(self, binding: Mapping[str, str]) -> GraphInfo:
         self.compiled(binding)
         return entries.info(self.graph(bindings.workflow_of(self.spec, binding)))
 
-    def _compile(self, workflow: str | None, paths: Mapping[str, str]) -> Compiled:
-        graph = self.graph(workflow)
-        taken = {node: self._implementation(node, path) for node, path in paths.items()}
+    def _compile(self, taken: _Taken) -> Compiled:
+        graph = self.graph(taken.workflow)
+        found = {node: self._implementation(node, p) for node, p in taken.implementations.items()}
         try:
-            builder = entries.bind(graph.builder, taken)
+            builder = entries.bind(graph.builder, found)
             made = entries.compiled(
                 builder, graph.options, saver=self._allowing(builder), scope=cache_scope
             )
         except (ValueError, TypeError, KeyError) as e:
-            field = ", ".join(f"variants.{node}" for node in paths) or "entry"
+            field = ", ".join(f"variants.{node}" for node in found) or "entry"
             reason = f"{type(e).__name__}: {e}"
             raise errors.EntryFailed(
                 f"the graph of {graph.entry} does not compile: {reason}", field=field, reason=reason
@@ -131,7 +150,9 @@ class Graphs:
         return Compiled(
             graph=made,
             breakpoints=graph.breakpoints(),
-            fingerprints={p: entries.fingerprint_of(s.runnable) for p, s in entries.walk(builder)},
+            implementations={
+                path: entries.fingerprint_of(spec.runnable) for path, spec in entries.walk(builder)
+            },
         )
 
     def _implementation(self, node: str, path: str) -> Any:

@@ -71,10 +71,16 @@ class Compiled:
     graph: CompiledGraph
     breakpoints: tuple[str, ...]
     """Those of the entry's own compile options."""
-    fingerprints: Mapping[str, str]
-    """Of every node's implementation, by path."""
+    implementations: Mapping[str, str]
+    """Fingerprints of what the nodes run, by path."""
     params: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     """What `params()` gives, by path of the node."""
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Of implementation and params together, by path of the node."""
+        varied = {n: digest([self.implementations[n], v]) for n, v in self.params.items() if v}
+        return {**self.implementations, **varied}
 
     def next_tasks(
         self, checkpoint: Checkpoint, metadata: CheckpointMetadata, config: RunnableConfig
