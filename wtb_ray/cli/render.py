@@ -326,7 +326,7 @@ def _event_style(kind: str) -> str:
     outcome = kind.rpartition(".")[2]
     if outcome in ("failed", "lost"):
         return "red"
-    return "green" if outcome == "completed" else ""
+    return "green" if kind in ("execution.completed", "batch.completed") else ""
 
 
 def flat(value: object, limit: int = 80) -> str:

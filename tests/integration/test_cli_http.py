@@ -1,0 +1,103 @@
+"""`wtb` against the real HTTP service and database: both sides mean the same by every shape."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest_asyncio
+import uvicorn
+from typer.testing import CliRunner, Result
+
+from tests.integration.http_bench import HttpBench, serving
+from wtb_ray.cli import app
+
+Wtb = Callable[..., Coroutine[Any, Any, Result]]
+
+
+@pytest_asyncio.fixture
+async def http(url: str, tmp_path: Path) -> AsyncIterator[HttpBench]:
+    async with serving(url, tmp_path / "data") as bench:
+        await bench.registered()
+        yield bench
+
+
+@pytest_asyncio.fixture
+async def wtb(http: HttpBench) -> AsyncIterator[Wtb]:
+    """Runs a command in a thread against the service."""
+    server = uvicorn.Server(uvicorn.Config(http.app, port=0, log_level="error", lifespan="off"))
+    serving_on = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    environment = {
+        "WTB_URL": f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}",
+        "COLUMNS": "160",
+    }
+
+    async def invoke(*words: str) -> Result:
+        return await asyncio.to_thread(CliRunner().invoke, app, list(words), env=environment)
+
+    yield invoke
+    server.should_exit = True
+    await serving_on
+
+
+async def test_a_project_is_shown_as_the_service_knows_it(wtb: Wtb) -> None:
+    assert "app.graph:build" in (await wtb("project", "list")).stdout
+    assert '{"model":"small"}' in (await wtb("project", "show", "p")).stdout
+    nodes = json.loads((await wtb("project", "nodes", "p", "--json")).stdout)
+    assert [node["name"] for node in nodes] == ["a", "b"]
+    unknown = await wtb("project", "show", "p", "--version", "0" * 64)
+    assert unknown.exit_code == 1
+    assert "(unknown_version)" in unknown.stderr
+
+
+async def test_a_run_is_watched_until_somebody_stops_it(wtb: Wtb, http: HttpBench) -> None:
+    running = asyncio.create_task(wtb("run", "p", "--input", '{"x": 1}', "--variant", "b=fast"))
+    await http.controller.called.wait()
+    while not (found := await http.store.executions.list(1, None)).items:
+        await asyncio.sleep(0.01)
+    await http.store.executions.request_stop(found.items[0].id, actor="test", reason="enough")
+    result = await running
+    assert result.exit_code == 3
+    assert "CANCELLED (enough)" in result.stdout
+    assert "b=fast" in result.stdout
+
+
+async def test_a_batch_is_started_looked_at_and_stopped(wtb: Wtb, tmp_path: Path) -> None:
+    cases = tmp_path / "cases.csv"
+    cases.write_text("id,x,expected\none,1,2\ntwo,2,3\n")
+    command = ["batch", "run", "p", "--cases", str(cases), "--variants", "_name=base"]
+    started = await wtb(*command, "--grid", "b=fast", "--scorer", "exact", "--no-wait", "--json")
+    assert started.exit_code == 0, started.stderr
+    id = json.loads(started.stdout)["id"]
+    assert "2 variants × 2 cases" in (await wtb("batch", "status", id)).stdout
+    assert id in (await wtb("batch", "list", "--project", "p")).stdout
+    stopped = await wtb("batch", "stop", id, "--reason", "enough")
+    assert "CANCELLED (enough)" in stopped.stdout
+    page = json.loads((await wtb("batch", "results", id, "--limit", "3", "--json")).stdout)
+    assert {(row["variant"], row["case_id"]) for row in page["items"]} < {
+        (variant, case) for variant in ("base", "b=fast") for case in ("one", "two")
+    }
+    rest = await wtb("batch", "results", id, "--after", page["next"], "--status", "cancelled")
+    assert rest.stdout.count("CANCELLED") == 1
+    types = ["--type", "batch.created", "--type", "batch.cancelled"]
+    events = (await wtb("events", "--batch", id, "--json", *types)).stdout
+    assert [json.loads(line)["actor"] for line in events.splitlines()] == ["http:cli"] * 2
+
+
+async def test_what_the_service_refuses_names_the_field(wtb: Wtb) -> None:
+    result = await wtb("run", "p", "--variant", "b=slow")
+    assert result.exit_code == 1
+    assert "(unknown_variant)" in result.stderr
+    assert "field=variant_config.b" in result.stderr
+    assert "(invalid_request)" in (await wtb("events", "--after", "yesterday")).stderr
+
+
+async def test_doctor_asks_the_service(wtb: Wtb) -> None:
+    found = {
+        row["name"]: row for row in json.loads((await wtb("doctor", "--json")).stdout)["checks"]
+    }
+    assert found["stack"]["level"] == "OK"
+    assert found["stack database"]["level"] == "OK"
