@@ -290,7 +290,7 @@ def test_arguments_are_refused_before_anything_is_scored(
         ("zzz", "there are exact, includes"),
         ("tests.no_such:thing", "ModuleNotFoundError"),
         ("tests.scorers:nothing", "AttributeError"),
-        ("tests.scorers:bare", "put @wtb_ray.scorer"),
+        ("json:dumps", "must be an async function"),
         (":", "cannot be imported"),
     ],
 )
@@ -298,6 +298,12 @@ def test_unknown_scorers_say_what_is_wrong(name: str, told: str) -> None:
     with pytest.raises(errors.UnknownScorer, match="scorer") as e:
         scoring.resolve(ScorerSpec(name=name))
     assert told in str(e.value)
+
+
+async def test_any_async_function_is_a_scorer_with_one_metric_of_its_name() -> None:
+    spec = ScorerSpec(name="tests.scorers:bare")
+    outcome = CellOutcome(case=Case(id="c", input={}), state={})
+    assert [(s.metric, s.value) for s in await scoring.score(spec, outcome)] == [("bare", 1.0)]
 
 
 def test_packages_offer_scorers_by_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:

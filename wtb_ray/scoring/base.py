@@ -340,13 +340,15 @@ def _imported(path: str) -> Scorer:
         raise errors.UnknownScorer(
             f"scorer {path!r} cannot be imported: {reason}", field="name", reason=reason
         ) from e
-    if not isinstance(found, Scorer):
-        raise errors.UnknownScorer(
-            f"{path!r} is no scorer; put @wtb_ray.scorer(metrics=[...]) over it",
-            field="name",
-            reason=f"it is a {type(found).__name__}",
-        )
-    return found
+    if isinstance(found, Scorer):
+        return found
+    if inspect.iscoroutinefunction(found):  # undecorated: its one metric has its name
+        return Scorer(found, [found.__name__])
+    raise errors.UnknownScorer(
+        f"{path!r} is no scorer: it must be an async function",
+        field="name",
+        reason=f"it is a {type(found).__name__}",
+    )
 
 
 def _annotation(function: ScorerFunction, parameter: inspect.Parameter) -> Any:

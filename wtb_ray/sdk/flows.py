@@ -4,6 +4,7 @@ A flow yields a `Call` and gets its answer, or a `Pause` and is resumed after it
 async bench run the same flows; only how they wait differs.
 """
 
+import inspect
 import math
 import sys
 import time
@@ -231,9 +232,11 @@ def _scorer(scorer: AnyScorer, code: Code) -> ScorerSpec:
         return ScorerSpec(name=scorer)
     if isinstance(scorer, ScorerSpec):
         return scorer.model_copy(update={"name": _script_scorer(scorer.name, code)})
+    if inspect.iscoroutinefunction(scorer):
+        return ScorerSpec(name=code.name(scorer, "scorers"))
     if not isinstance(scorer, Scorer):
         raise errors.InvalidRequest(
-            f"{scorer!r} is no scorer: decorate it with @wtb_ray.scorer(metrics=[...])",
+            f"{scorer!r} is no scorer: give its name or an async function",
             field="scorers",
             reason="not_a_scorer",
         )

@@ -25,6 +25,7 @@ from wtb_ray.model import (
 )
 from wtb_ray.objects import ObjectStore
 from wtb_ray.settings import Settings
+from wtb_ray.states import TERMINAL_BATCH
 from wtb_ray.store import Store
 
 log = logging.getLogger(__name__)
@@ -190,12 +191,17 @@ class ExecutionController:
         return computed
 
 
-@ray.remote(num_cpus=0.1, max_retries=2)
-def _compute_leaderboard(settings: Settings, url: str, batch_id: str) -> Any:
-    """Aggregates a batch in a process of its own and stores the outcome with its event."""
+def _leaderboard(settings: Settings, url: str, batch_id: str) -> Leaderboard:
+    """Seals what has ended, aggregates, and stores the outcome with its event."""
 
     async def run() -> Leaderboard:
-        async with Database(url, size=1, name="wtb-leaderboard") as db:
-            return await results.compute_leaderboard(db, ObjectStore(settings.objects()), batch_id)
+        async with Database(url, size=2, name="wtb-leaderboard") as db:
+            objects = ObjectStore(settings.objects())
+            if (await Store(db).batches.get(batch_id)).status in TERMINAL_BATCH:
+                await results.export(db, objects, batch_id)
+            return await results.compute_leaderboard(db, objects, batch_id)
 
     return asyncio.run(run())
+
+
+_compute_leaderboard = ray.remote(num_cpus=0.1, max_retries=2)(_leaderboard)
