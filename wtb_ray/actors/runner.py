@@ -86,11 +86,9 @@ class VariantRunner:
         loop = asyncio.get_running_loop()
         loop.set_default_executor(ThreadPoolExecutor(self._slots + 4, "node"))
         if self._spec.bundle is not None:
-            objects = ObjectStore(self._settings.objects())
-            data = await objects.get(self._spec.bundle)
-            root = self._settings.data_dir / "bundles"
-            path = await asyncio.to_thread(bundles.unpack, data, self._spec.bundle, root)
-            bundles.activate(path)
+            async with ObjectStore(self._settings.objects()) as objects:
+                root = self._settings.data_dir / "bundles"
+                bundles.activate(await bundles.fetch(objects, self._spec.bundle, root))
 
     async def describe(self) -> tuple[GraphInfo, dict[str, GraphInfo]]:
         """Imports everything that the project names and says what it is.
