@@ -159,7 +159,8 @@ CREATE TABLE cells (
     UNIQUE (batch_id, ordinal),
     UNIQUE (batch_id, variant, case_ordinal, repetition)
 ) WITH (fillfactor = 70);
-CREATE INDEX cells_pending ON cells (batch_id, ordinal) WHERE status = 'PENDING';
+CREATE INDEX cells_open ON cells (batch_id, status, ordinal)
+    WHERE status IN ('PENDING', 'RUNNING', 'SCORING');
 CREATE INDEX cells_execution ON cells (execution_id) WHERE execution_id IS NOT NULL;
 
 CREATE TABLE scores (

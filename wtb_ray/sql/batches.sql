@@ -11,6 +11,9 @@ COPY cases (batch_id, ordinal, case_id, digest, input, expected, metadata) FROM 
 -- name: copy_cells
 COPY cells (batch_id, ordinal, variant, case_ordinal, repetition) FROM STDIN
 
+-- name: analyze
+ANALYZE (SKIP_LOCKED) cells, cases
+
 -- name: select_batches
 SELECT b.id, b.project, b.version, b.status, b.variants, b.bindings, b.scorers, b.repetitions,
        b.node_errors, b.cases, b.cells, b.reason, b.created_at, b.started_at, b.ended_at
@@ -25,7 +28,8 @@ SELECT b.id, b.project, b.version, b.status, b.variants, b.bindings, b.scorers, 
 FROM batches b
 CROSS JOIN LATERAL (
     SELECT count(*) AS n FROM (
-        SELECT FROM cells WHERE batch_id = b.id AND status = 'PENDING' LIMIT %(most)s) w
+        SELECT FROM cells WHERE batch_id = b.id AND status = 'PENDING'
+        ORDER BY ordinal LIMIT %(most)s) w
 ) c
 WHERE b.status IN ('PENDING', 'RUNNING') ORDER BY b.priority DESC, b.created_at, b.id
 
@@ -60,9 +64,11 @@ WHERE id = %(id)s
 SELECT b.id, b.project, b.xmin::text AS written_by, pg_current_xact_id()::text AS xid
 FROM batches b
 WHERE b.status = 'RUNNING'
-  AND NOT EXISTS (SELECT FROM cells c WHERE c.batch_id = b.id AND c.status = 'PENDING')
-  AND NOT EXISTS (
-      SELECT FROM cells c WHERE c.batch_id = b.id AND c.status IN ('RUNNING', 'SCORING'))
+  -- Three probes of the index; NOT EXISTS would become a join that reads all open cells.
+  AND coalesce(
+      (SELECT min(ordinal) FROM cells WHERE batch_id = b.id AND status = 'PENDING'),
+      (SELECT min(ordinal) FROM cells WHERE batch_id = b.id AND status = 'RUNNING'),
+      (SELECT min(ordinal) FROM cells WHERE batch_id = b.id AND status = 'SCORING')) IS NULL
 ORDER BY b.id FOR NO KEY UPDATE OF b SKIP LOCKED
 
 -- name: bindings_of_batch

@@ -9,12 +9,12 @@ WHERE execution_id = %(execution_id)s AND status = ANY(%(from)s::text[])
 
 -- name: end_cells
 UPDATE cells c SET
-    status = i.status, error = i.error, latency_ms = e.latency_ms, ended_at = now()
-FROM unnest(%(ids)s::text[], %(statuses)s::text[], %(errors)s::text[]) AS i (id, status, error)
-JOIN executions e ON e.id = i.id
-JOIN batches b ON b.id = e.batch_id
-JOIN cases k ON k.batch_id = b.id
-WHERE c.execution_id = i.id AND k.ordinal = c.case_ordinal
+    status = i.status, error = i.error, latency_ms = i.latency_ms, ended_at = now()
+FROM unnest(%(ids)s::text[], %(statuses)s::text[], %(errors)s::text[], %(latencies)s::float8[])
+    AS i (id, status, error, latency_ms),
+    batches b, cases k
+WHERE c.execution_id = i.id AND b.id = c.batch_id
+  AND k.batch_id = c.batch_id AND k.ordinal = c.case_ordinal
   AND (c.status, i.status) IN (
       SELECT f, t FROM unnest(%(from)s::text[], %(to)s::text[]) AS legal (f, t))
 RETURNING c.id, c.execution_id, c.status, c.batch_id, b.variants[c.variant + 1] AS variant, k.case_id,

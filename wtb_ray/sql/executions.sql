@@ -110,7 +110,8 @@ WITH waiting AS (
     FROM batches b
     CROSS JOIN LATERAL (
         SELECT count(*) AS n FROM (
-            SELECT FROM cells WHERE batch_id = b.id AND status = 'PENDING' LIMIT %(most)s) w
+            SELECT FROM cells WHERE batch_id = b.id AND status = 'PENDING'
+            ORDER BY ordinal LIMIT %(most)s) w
     ) c
     WHERE b.status = 'RUNNING' AND c.n > 0
     GROUP BY b.version

@@ -26,6 +26,8 @@ Place = tuple[int, int, int, int]
 
 COUNTED: Final = 1000
 """Waiting cells of an open batch above this are not counted for the scheduler."""
+ANALYZED: Final = 1000
+"""A batch of this many cells changes the statistics; plans made without them read all of it."""
 COPIED: Final = 4096
 """Rows in one buffer of a COPY."""
 
@@ -82,6 +84,9 @@ class Batches:
             await append_many(conn, [Entry(actor, event, version.project, None, id)])
 
         await transact(self._db, work)
+        if len(places) >= ANALYZED:
+            async with self._db.connection() as conn:
+                await conn.execute(SQL["analyze"])
         return await self.get(id)
 
     async def get(self, id: str) -> Batch:

@@ -82,7 +82,7 @@ async def apply(conn: Connection, changes: Sequence[Change]) -> None:
         return
     measured = {row["id"]: row for row in await _change_executions(conn, changes)}
     cells: dict[str, list[DictRow]] = {}
-    for cell in await _end_cells(conn, [c for c in changes if c.status in CELL_COMMANDS]):
+    for cell in await _end_cells(conn, changes, measured):
         cells.setdefault(cell["execution_id"], []).append(cell)
     await _insert_scores(conn, changes, cells)
     entries: list[Entry] = []
@@ -132,8 +132,10 @@ async def _change_executions(conn: Connection, changes: Sequence[Change]) -> lis
     return await cursor.fetchall()
 
 
-async def _end_cells(conn: Connection, changes: Sequence[Change]) -> list[DictRow]:
-    changes = [c for c in changes if c.row["batch_id"] is not None]
+async def _end_cells(
+    conn: Connection, changes: Sequence[Change], measured: dict[str, DictRow]
+) -> list[DictRow]:
+    changes = [c for c in changes if c.status in CELL_COMMANDS and c.row["batch_id"] is not None]
     if not changes:
         return []
     ends = [(source, to) for s in CELL_COMMANDS for source, to in _cell_moves(s)]
@@ -143,6 +145,7 @@ async def _end_cells(conn: Connection, changes: Sequence[Change]) -> list[DictRo
             "ids": [c.row["id"] for c in changes],
             "statuses": [str(_cell_end(c.status)) for c in changes],
             "errors": [_fault(c.fault) for c in changes],
+            "latencies": [measured[c.row["id"]]["latency_ms"] for c in changes],
             "from": [str(source) for source, _ in ends],
             "to": [str(to) for _, to in ends],
         },
