@@ -56,19 +56,11 @@ class Batches:
         id = new_id("b")
         places = list(cells)
         params = {
+            **_row(spec, version),
             "id": id,
-            "project": version.project,
-            "version": version.version,
-            "bindings": canonical(spec.variants),
             "variants": list(names),
-            "scorers": canonical([s.model_dump(mode="json") for s in spec.scorers]),
-            "repetitions": spec.repetitions,
-            "cases": len(spec.cases),
             "cells": len(places),
-            "node_errors": spec.node_errors,
-            "share_prefix": spec.share_prefix,
             "recursion_limit": recursion_limit,
-            "priority": spec.priority,
         }
         event = events.BatchCreated(
             version=version.version,
@@ -219,6 +211,20 @@ async def _counts(conn: Connection, ids: Sequence[str]) -> dict[str, dict[str, i
 
 def _unknown(id: str) -> errors.UnknownBatch:
     return errors.UnknownBatch(f"there is no batch {id}", field="batch_id", reason="unknown")
+
+
+def _row(spec: BatchSpec, version: ProjectVersion) -> dict[str, Any]:
+    return {
+        "project": version.project,
+        "version": version.version,
+        "bindings": canonical(spec.variants),
+        "scorers": canonical([s.model_dump(mode="json") for s in spec.scorers]),
+        "repetitions": spec.repetitions,
+        "cases": len(spec.cases),
+        "node_errors": spec.node_errors,
+        "share_prefix": spec.share_prefix,
+        "priority": spec.priority,
+    }
 
 
 async def _copy_cases(conn: Connection, id: str, cases: Sequence[Case]) -> None:

@@ -175,18 +175,7 @@ class Executions:
         async def work(conn: Connection) -> builtins.list[DictRow]:
             cursor = await conn.execute(SQL["claim_executions"], params)
             rows = list(in_order(await cursor.fetchall()))
-            entries = [
-                Entry(
-                    actor or owner,
-                    events.ExecutionStarted(
-                        owner=owner, epoch=row["epoch"], attempt=row["attempt"]
-                    ),
-                    row["project"],
-                    row["id"],
-                    row["batch_id"],
-                )
-                for row in rows
-            ]
+            entries = [_started(row, owner, actor or owner) for row in rows]
             await append_many(conn, entries)
             return rows
 
@@ -385,6 +374,11 @@ async def _admit(conn: Connection, batch_id: str, limit: int, actor: str) -> int
 def _execution(row: DictRow) -> Execution:
     fault = None if row["error"] is None else Fault.model_validate_json(row["error"])
     return Execution(**{**row, "binding": orjson.loads(row["binding"]), "error": fault})
+
+
+def _started(row: DictRow, owner: str, actor: str) -> Entry:
+    event = events.ExecutionStarted(owner=owner, epoch=row["epoch"], attempt=row["attempt"])
+    return Entry(actor, event, row["project"], row["id"], row["batch_id"])
 
 
 def _assignment(row: DictRow) -> Assignment:
