@@ -58,12 +58,14 @@ def start(settings: Settings, *, num_cpus: int | None = None) -> dict[str, Any]:
         log_to_driver=False,
         configure_logging=False,
     )
+    log.info("Ray runs")
     serve.start(
         proxy_location="HeadOnly",
         http_options=HTTPOptions(host=settings.http_host, port=settings.http_port),
         grpc_options=gRPCOptions(port=settings.grpc_port, grpc_servicer_functions=SERVICERS),
         logging_config=LoggingConfig(enable_access_log=False, log_level="WARNING"),
     )
+    log.info("Serve runs")
     serve.run(
         build(AppArgs(settings=settings.model_dump(mode="json", exclude_unset=True))),
         name="wtb",
