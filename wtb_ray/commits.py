@@ -9,6 +9,7 @@ item fails alone. Items of one thread are committed in the order in which they c
 import asyncio
 import logging
 import random
+import struct
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,9 @@ BIG: Final = 1_000_000
 """An item over this many bytes gets a transaction of its own."""
 PATIENCE_S: Final = 60.0
 """How long a group is tried again while the database is away."""
+
+BAD_ITEM: Final = (psycopg.Error, struct.error, TypeError, ValueError)
+"""What Postgres, or the encoding for it, raises about one of the items of a group."""
 
 KINDS: Final = {
     "fence": ("text", "int8", "text", "text", "int4"),
@@ -122,7 +126,9 @@ class Commits:
                 outcomes[id(item)] = failure
         try:
             stored = await self._commit(live) if live else []
-        except (psycopg.Error, ValueError) as e:
+        except errors.DatabaseUnavailable as e:
+            stored = [e] * len(live)
+        except BAD_ITEM as e:
             if len(items) > 1:
                 return [outcome for item in items for outcome in await self._store([item])]
             stored = [_refused(live[0], e)]
@@ -185,7 +191,7 @@ class _Trial:
         self._items = items
 
     async def run(self, database: db.Database) -> None:
-        async with database.transaction() as conn:
+        async with database.connection() as conn, conn.pipeline(), conn.transaction():
             cursor = conn.cursor(row_factory=tuple_row)
             wanted = await self._fence(cursor)
             self.outcomes = [
@@ -194,7 +200,7 @@ class _Trial:
             ]
             held = [item for item in self._items if not item.claim or item.claim in wanted]
             for name, columns in _tables(held):
-                await cursor.execute(SQL[name], columns)
+                await conn.execute(SQL[name], columns)
             await cursor.execute(SQL["xid"])
             row = await cursor.fetchone()
             self.xid = row[0] if row else None
@@ -269,18 +275,19 @@ def _lost(item: Item) -> errors.Fenced:
     return errors.Fenced(f"{item.thread_id} is held by another owner now", thread_id=item.thread_id)
 
 
-def _refused(item: Item, error: Exception) -> errors.UnstorableValue:
+def _refused(item: Item, error: Exception) -> errors.WTBError:
     """Why one item cannot be stored, with its channel where there is no doubt about it."""
-    channels = {row[3] for row in item.rows} if isinstance(item, Writes) else None
-    if isinstance(item, Put):
-        channels = {blob[0] for blob in item.blobs}
-    channel = channels.pop() if channels and len(channels) == 1 else None
+    rows = item.blobs if isinstance(item, Put) else item.rows if isinstance(item, Writes) else []
+    channels = {row[0] if isinstance(item, Put) else row[3] for row in rows}
+    data = isinstance(error, (psycopg.DataError, psycopg.OperationalError)) or not isinstance(
+        error, psycopg.Error
+    )
     reason = str(error).strip()
-    return errors.UnstorableValue(
+    return (errors.UnstorableValue if data else errors.WTBError)(
         f"checkpoint {item.checkpoint_id} of {item.thread_id} cannot be stored: {reason}",
         thread_id=item.thread_id,
         checkpoint_id=item.checkpoint_id,
-        channel=channel,
+        channel=channels.pop() if len(channels) == 1 else None,
         reason=reason,
     )
 

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from contextvars import Context
 from importlib import resources
 from typing import Any, Final, Generic, LiteralString, TypeVar, cast
 
@@ -140,13 +141,19 @@ class GroupCommit(Generic[Item, Result]):
         self._limit = limit
         self._queue: list[tuple[Item, asyncio.Future[Result]]] = []
         self._task: asyncio.Task[None] | None = None
+        self._turn: asyncio.Future[None] | None = None
+        self._submitted = 0
+        self._finished = 0
 
     def submit(self, item: Item) -> "asyncio.Future[Result]":
         """Puts the item into the next group, before any await, and gives its future."""
-        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Result] = loop.create_future()
         self._queue.append((item, future))
+        self._submitted += 1
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._run())
+            # Not in the context of whoever came first: the task outlives it.
+            self._task = loop.create_task(self._run(), context=Context())
         return future
 
     async def _run(self) -> None:
@@ -154,35 +161,45 @@ class GroupCommit(Generic[Item, Result]):
             group, self._queue = self._queue[: self._limit], self._queue[self._limit :]
             try:
                 results = await self._flush([item for item, _ in group])
-            except BaseException as e:
-                for _, future in group:
-                    if not future.done():
-                        future.set_exception(
-                            e if isinstance(e, Exception) else errors.Unavailable(repr(e))
-                        )
-                if not isinstance(e, Exception):
-                    raise
-                continue
+            except Exception as e:  # noqa: BLE001  # it is raised by every item of the group
+                results = [e] * len(group)
+            except BaseException:
+                stopping = errors.Unavailable("the process is stopping")
+                for _, future in (*group, *self._queue):
+                    _settle(future, stopping)
+                self._queue = []
+                raise
             for (_, future), result in zip(group, results, strict=True):
-                if future.done():
-                    continue
-                if isinstance(result, BaseException):
-                    future.set_exception(result)
-                else:
-                    future.set_result(result)
+                _settle(future, result)
+            self._finished += len(group)
+            turn, self._turn = self._turn, None
+            if turn is not None:
+                turn.set_result(None)
 
     async def drain(self) -> None:
         """Returns when everything submitted so far is written or failed."""
-        while self._task is not None and not self._task.done():
-            await asyncio.wait([self._task])
+        target = self._submitted
+        while self._finished < target and self._task is not None and not self._task.done():
+            if self._turn is None:
+                self._turn = asyncio.get_running_loop().create_future()
+            await asyncio.wait([self._turn, self._task], return_when=asyncio.FIRST_COMPLETED)
+
+
+def _settle(future: "asyncio.Future[Result]", result: Result | BaseException) -> None:
+    if future.done():
+        return
+    if isinstance(result, BaseException):
+        future.set_exception(result)
+    else:
+        future.set_result(result)
 
 
 def _migrations() -> list[tuple[int, str]]:
-    found = []
-    for entry in resources.files("wtb_ray.sql").iterdir():
-        if match := re.fullmatch(r"(\d{4})_\w+\.sql", entry.name):
-            found.append((int(match[1]), entry.read_text()))
-    return sorted(found)
+    return sorted(
+        (int(match[1]), entry.read_text())
+        for entry in resources.files("wtb_ray.sql").iterdir()
+        if (match := re.fullmatch(r"(\d{4})_\w+\.sql", entry.name))
+    )
 
 
 def migrate(url: str, *, timeout: float = 60.0) -> list[int]:
@@ -224,7 +241,7 @@ def _migrate_langgraph(conn: psycopg.Connection[Any]) -> None:
     done = -1 if row is None or row[0] is None else int(row[0])
     for number, sql in enumerate(LANGGRAPH_MIGRATIONS):
         if number > done:
-            conn.execute(cast(LiteralString, sql))
+            conn.execute(sql)
             conn.execute("INSERT INTO checkpoint_migrations (v) VALUES (%s)", (number,))
 
 
@@ -238,7 +255,7 @@ def _migrate_own(conn: psycopg.Connection[Any]) -> list[int]:
     for version, sql in _migrations():
         if version not in done:
             with conn.transaction():
-                conn.execute(cast(LiteralString, sql))
+                conn.execute(sql)
                 conn.execute("INSERT INTO wtb_migrations (version) VALUES (%s)", (version,))
             applied.append(version)
     return applied

@@ -95,8 +95,9 @@ class Saver(BasePostgresSaver):
             DatabaseUnavailable: The database was away for too long.
         """
         attachment = self._attachment(thread_id)
-        if attachment is not None and attachment.last is not None:
-            await asyncio.wait([attachment.last])
+        last = attachment.last if attachment else None
+        if last is not None and (not last.done() or last.cancelled()):
+            await self._shared.commits.drain()  # a cancelled run does not wait for its items
         if failure := self._shared.commits.failed.get(thread_id):
             raise failure
 

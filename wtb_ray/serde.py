@@ -110,7 +110,7 @@ class Serializer(jsonplus.JsonPlusSerializer):
 
     `types` are classes, or `(module, class)`, that may stand in state beside LangGraph's safe ones;
     of `packages` (top-level names) all classes may. LangGraph adds those of a graph's schema.
-    Encoding is for one thread at a time.
+    It is for one thread at a time.
     """
 
     def __init__(self, types: Iterable[type | Name] = (), packages: Collection[str] = ()) -> None:
@@ -123,6 +123,7 @@ class Serializer(jsonplus.JsonPlusSerializer):
         self._unpack_ext_hook = self._revive
         self._reducers: dict[type, Reducer] = dict(REDUCERS)
         self._refused: errors.UnstorableValue | None = None
+        self._misfit: errors.InvalidState | None = None
 
     def with_msgpack_allowlist(self, extra_allowlist: Iterable[type | Name]) -> "Serializer":
         """The same serializer with further types allowed; itself when it allows them already."""
@@ -234,11 +235,27 @@ class Serializer(jsonplus.JsonPlusSerializer):
             target = getattr(importlib.import_module(module), name)
             return _construct(code, getattr(target, method) if method else target, value)
         except (ImportError, AttributeError, TypeError, ValueError) as e:
-            raise errors.InvalidState(
+            self._misfit = errors.InvalidState(
                 f"a stored value does not fit {module}.{name} any more: {e}",
                 field=f"{module}.{name}",
                 reason=str(e),
-            ) from e
+            )
+            raise self._misfit from e
+
+    def loads_typed(self, data: tuple[str, bytes]) -> Any:
+        """The value again.
+
+        Raises:
+            InvalidState: Its class has changed so that this value does not fit it.
+        """
+        try:
+            return super().loads_typed(data)
+        except ValueError:
+            # ormsgpack drops the exception of its callback here too.
+            misfit, self._misfit = self._misfit, None
+            if misfit is None:
+                raise
+            raise misfit from misfit.__cause__
 
     def unpack(self, data: bytes) -> Any:
         return ormsgpack.unpackb(data, ext_hook=self._revive, option=ormsgpack.OPT_NON_STR_KEYS)
@@ -291,9 +308,12 @@ def _is_json(value: Any) -> bool:
 
 def _inspect(value: Any) -> None:
     """Refuses what ormsgpack packs as another type without asking: some keys, nested bytearrays."""
-    stack = [value]
+    stack, seen = [value], set[int]()
     while stack:
         value = stack.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
         cls = type(value)
         if cls is dict:
             _inspect_keys(value)
