@@ -43,7 +43,7 @@ GRAPH = GraphInfo(
     input_channels=("x",),
 )
 EXECUTE = {"initial_state": {"x": 1}}
-BATCH = {
+BATCH: dict[str, Any] = {
     "project": "p",
     "variant_matrix": [{}, {"b": "fast"}],
     "test_cases": [{"id": "c1", "input": {"x": 1}, "expected": 2}, {"id": "c2", "input": {"x": 2}}],

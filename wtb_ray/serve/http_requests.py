@@ -1,10 +1,8 @@
 """How requests are read: strict JSON, commands once per key, and what handlers ask for."""
 
-import json
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Annotated, Any, TypeVar
 
-import orjson
 from fastapi import Depends, Header, Query, Request, Response
 from fastapi.routing import APIRoute
 
@@ -14,27 +12,11 @@ from wtb_ray.model import digest
 from wtb_ray.serve import auth
 from wtb_ray.serve.context import Context
 from wtb_ray.serve.idempotency import Answer, once
+from wtb_ray.serve.strict_json import parse
 
 Item = TypeVar("Item")
 
 MAX_PAGE = 500
-
-
-def parse(body: bytes) -> Any:
-    """The value of a JSON text that can be stored and read back as it is.
-
-    Raises:
-        JSONDecodeError: No JSON; or NaN, a lone surrogate, too deep, or an integer beyond 64 bits,
-            which Python's own parser lets through.
-    """
-    orjson.loads(body)
-    return json.loads(body, parse_int=_integer)
-
-
-def _integer(text: str) -> int:
-    if len(text) > 20 or not -(1 << 63) <= (value := int(text)) < 1 << 64:
-        raise json.JSONDecodeError("an integer that needs more than 64 bits", text, 0)
-    return value
 
 
 class StrictRequest(Request):

@@ -1,0 +1,46 @@
+"""The real ingress in a Serve application of its own, before a controller that only stores."""
+
+import asyncio
+from typing import Any
+
+from ray import serve
+
+from tests.integration.http_bench import Controller
+from wtb_ray.api import ExecuteRequest
+from wtb_ray.db import Database
+from wtb_ray.model import Execution
+from wtb_ray.serve.ingress import Ingress
+from wtb_ray.settings import Settings
+from wtb_ray.store import Store
+
+SLOW_S = 1.5
+
+
+class ServedController(Controller):
+    """The store's commands behind a handle; some states make it slow or break it."""
+
+    async def __init__(self, url: str) -> None:  # type: ignore[misc]  # Serve awaits it
+        self._url = url
+        super().__init__(Store(await Database(url).open()))
+
+    async def database_url(self) -> str:
+        return self._url
+
+    async def execute(self, project: str, request: ExecuteRequest, actor: str) -> Execution:
+        if request.initial_state.get("x") == "slow":
+            await asyncio.sleep(SLOW_S)
+        if request.initial_state.get("x") == "broken":
+            raise RuntimeError("SECRET of the inside")
+        return await self.do_execute(project, request, actor)
+
+    register = Controller.do_register
+    batch_test = Controller.do_batch_test
+    stop = Controller.do_stop
+    stop_batch = Controller.do_stop_batch
+    leaderboard = Controller.do_leaderboard
+
+
+def build(settings: Settings, url: str) -> Any:
+    """An application like the product's, but for the controller."""
+    controller = serve.deployment(ray_actor_options={"num_cpus": 0.05})(ServedController)
+    return Ingress.bind(settings, controller.bind(url))

@@ -1,0 +1,208 @@
+"""The RPCs of `wtb.v1`, as methods that Serve finds by their names.
+
+Errors reach the client as a gRPC status whose message is `<code>: <text>`; what nobody expected is
+`internal: request <id>`, and its traceback goes to the log. Streams end only by themselves, by the
+caller, or when their replica goes; each can be resumed.
+"""
+
+import asyncio
+import functools
+import inspect
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from typing import Any, TypeVar, cast
+
+import grpc
+import psycopg
+from ray.serve.grpc_util import RayServegRPCContext
+
+from wtb_ray import errors
+from wtb_ray.api import Progress
+from wtb_ray.events import Cursor, EventRow
+from wtb_ray.model import Batch, Execution, digest
+from wtb_ray.rpc import batch_pb2, execution_pb2
+from wtb_ray.serve import auth, grpc_messages
+from wtb_ray.serve.context import Context, unstorable
+from wtb_ray.serve.http_events import cursor_of, types_of
+from wtb_ray.serve.idempotency import Answer, once
+from wtb_ray.serve.stream import Wanted
+from wtb_ray.states import TERMINAL_BATCH, TERMINAL_EXECUTION
+
+log = logging.getLogger(__name__)
+
+PROGRESS_S = 0.25
+"""Least time between two messages of a batch's progress."""
+IDLE_S = 2.0
+"""Most time between them."""
+ENDED = frozenset({"execution.completed", "execution.failed", "execution.cancelled"})
+BATCH_CHANGES = frozenset(
+    {"cell.scored", "cell.failed", "batch.started", "batch.completed", "batch.failed"}
+    | {"batch.cancelled", "execution.cancelled"}
+)
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def _public(context: RayServegRPCContext, error: Exception) -> RuntimeError:
+    """Puts the error's status on the call; returns what is to be raised.
+
+    That is a builtin, because every process can unpickle it, whatever it has installed.
+    """
+    known = unstorable(error) if isinstance(error, psycopg.DataError) else error
+    if isinstance(known, errors.WTBError):
+        code, text = grpc.StatusCode[known.grpc_status], f"{known.code}: {known}"
+    else:
+        trailing = dict(context.trailing_metadata())
+        identity = context.request_id() or trailing.get("request_id")
+        log.error("request %s", identity, exc_info=error)
+        code, text = grpc.StatusCode.INTERNAL, f"internal: request {identity}"
+    context.set_code(code)
+    context.set_details(text)
+    return RuntimeError(text)
+
+
+def rpc(method: Method) -> Method:
+    """Makes a method an RPC: callers of this machine only, errors as a status of our own.
+
+    `functools.wraps` keeps the signature, by which Serve sees that it takes `grpc_context`.
+    """
+    if inspect.isasyncgenfunction(method):
+
+        @functools.wraps(method)
+        async def stream(
+            self: "GrpcMethods", request: Any, grpc_context: RayServegRPCContext
+        ) -> AsyncIterator[Any]:
+            try:
+                self.context.gate.peer(grpc_context.peer())
+                async with aclosing(method(self, request, grpc_context)) as messages:
+                    async for message in messages:
+                        yield message
+            except Exception as e:  # noqa: BLE001 (it becomes the call's status)
+                raise _public(grpc_context, e) from None
+
+        return cast(Method, stream)
+
+    @functools.wraps(method)
+    async def call(self: "GrpcMethods", request: Any, grpc_context: RayServegRPCContext) -> Any:
+        try:
+            self.context.gate.peer(grpc_context.peer())
+            return await method(self, request, grpc_context)
+        except Exception as e:  # noqa: BLE001 (it becomes the call's status)
+            raise _public(grpc_context, e) from None
+
+    return cast(Method, call)
+
+
+def _actor(context: RayServegRPCContext) -> str:
+    return auth.actor("grpc", dict(context.invocation_metadata()).get("x-actor"))
+
+
+class GrpcMethods:
+    """All RPCs; to be mixed into the ingress, whose context they use."""
+
+    context: Context
+
+    @rpc
+    async def StartExecution(
+        self, request: execution_pb2.StartExecutionRequest, grpc_context: RayServegRPCContext
+    ) -> execution_pb2.Execution:
+        wanted = grpc_messages.execute_request(request)
+        actor = _actor(grpc_context)
+
+        async def perform() -> Answer:
+            made: Execution = await self.context.command("execute", request.project, wanted, actor)
+            return Answer(202, made.model_dump_json())
+
+        mark = digest(["StartExecution", request.project, wanted.model_dump(mode="json")])
+        answer = await once(self.context, request.idempotency_key or None, mark, perform)
+        return grpc_messages.execution(Execution.model_validate_json(answer.body))
+
+    @rpc
+    async def GetExecution(
+        self, request: execution_pb2.GetExecutionRequest, grpc_context: RayServegRPCContext
+    ) -> execution_pb2.Execution:
+        return grpc_messages.execution(
+            await self.context.store.executions.get(request.execution_id)
+        )
+
+    @rpc
+    async def StreamExecutionEvents(
+        self, request: execution_pb2.StreamExecutionEventsRequest, grpc_context: RayServegRPCContext
+    ) -> AsyncIterator[execution_pb2.Event]:
+        types = types_of(list(request.types))
+        start = await cursor_of(self.context, request.after)
+        async for row in _execution_events(
+            self.context, request.execution_id, start, types, request.follow
+        ):
+            yield grpc_messages.event(row)
+
+    @rpc
+    async def RunBatchTest(
+        self, request: batch_pb2.RunBatchTestRequest, grpc_context: RayServegRPCContext
+    ) -> AsyncIterator[batch_pb2.BatchTestProgress]:
+        wanted = grpc_messages.batch_request(request)
+        actor = _actor(grpc_context)
+
+        async def perform() -> Answer:
+            made: Batch = await self.context.command("batch_test", wanted, actor)
+            return Answer(202, made.model_dump_json())
+
+        mark = digest(["RunBatchTest", wanted.model_dump(mode="json")])
+        answer = await once(self.context, request.idempotency_key or None, mark, perform)
+        batch = Batch.model_validate_json(answer.body)
+        async for progress in _batch_progress(self.context, batch.id):
+            yield grpc_messages.progress(progress)
+
+
+async def _execution_events(
+    here: Context, id: str, start: Cursor, types: frozenset[str] | None, follow: bool
+) -> AsyncIterator[EventRow]:
+    """Events of an execution, up to the one that tells its end unless `follow`."""
+    if await _end_is_behind(here, id, start) and not follow:
+        return
+    listened = None if types is None else types | ENDED
+    async with aclosing(here.feed.follow(start, Wanted(id, None, listened))) as parts:
+        async for part in parts:
+            for row in part.rows:
+                if types is None or row.type in types:
+                    yield row
+                if row.type in ENDED and not follow and await _is_the_end(here, row):
+                    return
+    raise _going()
+
+
+async def _is_the_end(here: Context, row: EventRow) -> bool:
+    """Whether the event tells how the execution ended, not an end that it was brought back from."""
+    execution = await here.store.executions.get(row.execution_id or "")
+    ended = execution.ended_at
+    return execution.status in TERMINAL_EXECUTION and ended is not None and row.at >= ended
+
+
+async def _end_is_behind(here: Context, id: str, start: Cursor) -> bool:
+    """Whether the execution's end was told at or before the cursor."""
+    execution = await here.store.executions.get(id)
+    if execution.status not in TERMINAL_EXECUTION:
+        return False
+    rows = await here.store.events.read(Cursor.START, execution_id=id, types=sorted(ENDED))
+    told = [Cursor.parse(row.cursor) for row in rows if await _is_the_end(here, row)]
+    return any((c.xid, c.seq) <= (start.xid, start.seq) for c in told)
+
+
+async def _batch_progress(here: Context, id: str) -> AsyncIterator[Progress]:
+    """How far a batch is, whenever that changes, up to its end."""
+    wanted = Wanted(batch_id=id, types=BATCH_CHANGES)
+    start = await here.store.events.latest()
+    progress = await here.store.batches.progress(id)
+    yield progress
+    async with aclosing(here.feed.follow(start, wanted, idle_s=IDLE_S)) as changes:
+        while progress.status not in TERMINAL_BATCH:
+            await asyncio.sleep(PROGRESS_S)
+            if await anext(changes, None) is None:
+                raise _going()
+            progress = await here.store.batches.progress(id)
+            yield progress
+
+
+def _going() -> errors.Unavailable:
+    return errors.Unavailable("this replica is going away; call again to go on")
