@@ -2,15 +2,16 @@
 
 import asyncio
 import functools
+import operator
+import threading
 import time
-from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from langchain_core.runnables import RunnableLambda
 from langgraph.cache.memory import InMemoryCache
 from langgraph.channels import DeltaChannel
 from langgraph.func import entrypoint
-from langgraph.graph import START, StateGraph
+from langgraph.graph import END, START, StateGraph
 from langgraph.types import CachePolicy, Command, RetryPolicy, interrupt
 from typing_extensions import TypedDict
 
@@ -133,7 +134,7 @@ prompted = functools.partial(_prompted, "politely")
 runnable = RunnableLambda(_prompted.__get__("as a runnable"))
 
 
-def closed_over(text: str) -> Callable[[State], Any]:
+def closed_over(text: str) -> Any:
     def node(state: State) -> dict[str, Any]:
         return say(text)
 
@@ -197,22 +198,74 @@ def asking() -> Builder:
     return graph
 
 
+class Counted(TypedDict, total=False):
+    query: str
+    said: Annotated[list[str], operator.add]
+
+
 CACHED_RUNS: list[str] = []
 
 
-async def costly(state: State) -> dict[str, Any]:
+async def costly(state: Counted) -> dict[str, Any]:
     CACHED_RUNS.append(state["query"])
-    return say(f"costly {len(CACHED_RUNS)}")
+    return say(f"costly {len(CACHED_RUNS)} {params().get('k', 1)}")
 
 
-def _cached() -> Any:
+def _cached() -> Builder:
+    policy: CachePolicy[Any] = CachePolicy(key_func=lambda state: str(state["query"]))
+    graph = StateGraph(Counted)
+    graph.add_node("costly", costly, cache_policy=policy)
+    return graph.add_edge(START, "costly")
+
+
+cached = _cached().compile(cache=InMemoryCache())
+
+
+def _twice() -> Builder:
+    """A loop in which the cached node comes by twice with the same query."""
+
+    async def check(state: Counted) -> Command[Literal["costly", "__end__"]]:
+        return Command(goto="costly" if len(state["said"]) < 2 else "__end__")
+
+    return _cached().add_node("check", check).add_edge("costly", "check")
+
+
+cached_twice = _twice().compile(cache=InMemoryCache())
+
+
+class Memory(TypedDict, total=False):
+    seen: Annotated[int, operator.add]
+    told: list[str]
+
+
+def remembering() -> Builder:
+    """A subgraph that keeps its state from call to call, called in a loop."""
+
+    async def see(state: Memory) -> Memory:
+        return {"seen": 1}
+
+    async def tell(state: Memory) -> dict[str, Any]:
+        return {"said": [f"seen {state['seen']}"]}
+
+    class Inner(Memory, total=False):
+        said: Annotated[list[str], extended]
+
+    inner = StateGraph(Inner, output_schema=State).add_sequence([see, tell])
+    inner.add_edge(START, "see")
+
+    async def pause(state: State) -> dict[str, Any]:
+        return {}
+
+    def again(state: State) -> str:
+        return "inner" if len(state["said"]) < 3 else END
+
     graph = StateGraph(State)
-    graph.add_node("costly", costly, cache_policy=CachePolicy())
-    graph.add_edge(START, "costly")
-    return graph.compile(cache=InMemoryCache())
-
-
-cached = _cached()
+    graph.add_node("inner", inner.compile(checkpointer=True))
+    graph.add_node("pause", pause)
+    graph.add_edge(START, "inner")
+    graph.add_edge("inner", "pause")
+    graph.add_conditional_edges("pause", again, ["inner", END])
+    return graph
 
 
 # Failures outside and inside nodes
@@ -297,6 +350,20 @@ def endless_inside() -> Builder:
     return StateGraph(State).add_node("outer", inner).add_edge(START, "outer")
 
 
+def long_way() -> Builder:
+    def chain(*names: str) -> Builder:
+        graph = StateGraph(State)
+        for before, name in zip((START, *names), names, strict=False):
+            graph.add_node(name, closed_over(name))
+            graph.add_edge(before, name)
+        return graph
+
+    graph = chain(*"abcdef")
+    graph.add_node("inner", chain(*"vwxyz").compile())
+    graph.add_edge("f", "inner")
+    return graph
+
+
 SAME = RuntimeError("always the same object")
 
 
@@ -315,11 +382,26 @@ def exits() -> Builder:
     return StateGraph(State).add_node("leave", leave).add_edge(START, "leave")
 
 
+def exits_in_a_thread() -> Builder:
+    def leave(state: State) -> dict[str, Any]:
+        raise SystemExit(4)
+
+    graph = StateGraph(State).add_node("leave", leave).add_node("beside", dense)
+    return graph.add_edge(START, "leave").add_edge(START, "beside")
+
+
 def unstorable() -> Builder:
     async def huge(state: State) -> dict[str, Any]:
         return {"said": [2**70]}
 
     return StateGraph(State).add_node("huge", huge).add_edge(START, "huge")
+
+
+def unstorable_class() -> Builder:
+    async def lock(state: State) -> dict[str, Any]:
+        return {"said": [threading.Lock()]}
+
+    return StateGraph(State).add_node("lock", lock).add_edge(START, "lock")
 
 
 # Entries that are wrong

@@ -13,6 +13,7 @@ import inspect
 import sys
 import sysconfig
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeGuard, cast
@@ -28,6 +29,7 @@ from langgraph.pregel import Pregel
 from langgraph.types import CachePolicy
 
 from wtb_ray import errors
+from wtb_ray.faults import guarded
 from wtb_ray.fingerprints import fingerprint
 from wtb_ray.imports import locate
 from wtb_ray.model import GraphInfo, NodeInfo, ProjectSpec, digest
@@ -124,7 +126,7 @@ def bind(builder: Builder, implementations: Mapping[str, Any], prefix: str = "")
             _replace(made, name, implementations[path])
         elif is_graph(runnable) and _touches(runnable, implementations, path):
             inner = bind(runnable.builder, implementations, f"{path}/")
-            made.nodes[name].runnable = compiled(inner, runnable)
+            made.nodes[name].runnable = _compiled_like(inner, runnable, runnable.checkpointer)
     made.nodes = {name: made.nodes[name] for name in order} | made.nodes
     return made
 
@@ -132,34 +134,59 @@ def bind(builder: Builder, implementations: Mapping[str, Any], prefix: str = "")
 def compiled(
     builder: Builder,
     options: CompiledGraph | None,
-    *,
-    saver: BaseCheckpointSaver[Any] | None = None,
-    scope: Scope | None = None,
+    saver: BaseCheckpointSaver[Any] | None,
+    scope: Scope,
 ) -> CompiledGraph:
-    """Compiles a copy of the builder with the options of another compiled graph.
+    """Compiles a copy of the builder as a root graph, with the options of another compiled graph.
 
-    With a scope it becomes a root graph: its breakpoints are left out, since the runner decides on
-    them, and its cache keys are put under the run's scope.
+    Its breakpoints are left out, since the runner decides on them; its cache keys are put under the
+    run's scope, those of its subgraphs too; and no node can end the process.
     """
-    made, root = _copied(builder), scope is not None
+    return _compiled(builder, options, saver, scope, root=True)
+
+
+def _compiled(
+    builder: Builder,
+    options: CompiledGraph | None,
+    saver: BaseCheckpointSaver[Any] | None,
+    scope: Scope,
+    *,
+    root: bool = False,
+) -> CompiledGraph:
+    made = _copied(builder)
+    for spec in made.nodes.values():
+        if is_graph(spec.runnable):
+            inner = spec.runnable
+            own = inner.checkpointer if isinstance(inner.checkpointer, bool) else None
+            spec.runnable = _compiled(inner.builder, inner, cast(Any, own), scope)
+        else:
+            spec.runnable = guarded(spec.runnable)
+    made.branches = _guarded_branches(builder)
+    graph = _compiled_like(made, options, saver, root=root)
+    for name, node in graph.nodes.items():
+        policy = node.cache_policy or graph.cache_policy
+        if policy is not None and name in builder.nodes:
+            node.cache_policy = _scoped(policy, scope, fingerprint_of(builder.nodes[name].runnable))
+    return graph
+
+
+def _compiled_like(
+    builder: Builder, options: CompiledGraph | None, saver: Any, *, root: bool = False
+) -> CompiledGraph:
     if options is None:
-        graph = made.compile(checkpointer=saver)
-    else:
-        own = options.checkpointer if isinstance(options.checkpointer, bool) else None
-        graph = made.compile(
-            checkpointer=saver if root else own,
-            cache=options.cache,
-            store=options.store,
-            interrupt_before=None if root else cast(Any, options.interrupt_before_nodes),
-            interrupt_after=None if root else cast(Any, options.interrupt_after_nodes),
-            debug=options.debug,
-            name=options.name,
-            transformers=options.stream_transformers,
-        )
-        for name in KEPT:
-            setattr(graph, name, getattr(options, name))
-    if scope is not None:
-        _scope_caches(graph, scope)
+        return builder.compile(checkpointer=saver)
+    graph = builder.compile(
+        checkpointer=saver,
+        cache=options.cache,
+        store=options.store,
+        interrupt_before=None if root else cast(Any, options.interrupt_before_nodes),
+        interrupt_after=None if root else cast(Any, options.interrupt_after_nodes),
+        debug=options.debug,
+        name=options.name,
+        transformers=options.stream_transformers,
+    )
+    for name in KEPT:
+        setattr(graph, name, getattr(options, name))
     return graph
 
 
@@ -278,13 +305,12 @@ def _touches(graph: CompiledGraph, implementations: Mapping[str, Any], path: str
     return any(name.startswith(f"{path}/") for name in implementations)
 
 
-def _scope_caches(graph: CompiledGraph, scope: Scope) -> None:
-    for name, node in graph.nodes.items():
-        policy = node.cache_policy or graph.cache_policy
-        if policy is not None:
-            spec = graph.builder.nodes.get(name)
-            made = "" if spec is None else fingerprint_of(spec.runnable)
-            node.cache_policy = _scoped(policy, scope, made)
+def _guarded_branches(builder: Builder) -> Any:
+    found: Any = defaultdict(dict)
+    for start, branches in builder.branches.items():
+        for name, branch in branches.items():
+            found[start][name] = branch._replace(path=guarded(branch.path))
+    return found
 
 
 def _scoped(policy: CachePolicy[Any], scope: Scope, made: str) -> CachePolicy[Any]:

@@ -7,14 +7,18 @@ and the recursion limit fail outside any node, and a router fails after its node
 
 import asyncio
 import concurrent.futures
+import copy
+import functools
 import traceback
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import Any, Final, cast
 
 import langchain_core
 import langgraph.pregel as langgraph_pregel
+from langchain_core.runnables.config import run_in_executor
+from langgraph._internal._runnable import RunnableCallable
 from langgraph.graph._branch import BranchSpec
 from langgraph.pregel import Pregel
 from langgraph.pregel._retry import arun_with_retry, run_with_retry
@@ -35,15 +39,62 @@ MACHINERY: Final = (
     str(Path(concurrent.futures.__file__).parents[1]),
 )
 OURS: Final = frozenset(
-    str(Path(__file__).with_name(f"{name}.py")) for name in ("running", "saver", "db")
+    str(Path(__file__).with_name(f"{name}.py")) for name in ("running", "faults", "saver", "db")
 )
 LONGEST_MESSAGE: Final = 4_000
 LONGEST_TRACEBACK: Final = 16_000
 
 
+class Aborted(Exception):
+    """A node raised what is no `Exception`, such as SystemExit; that is the cause of this one."""
+
+
+def guarded(runnable: Any) -> Any:
+    """The same node, which cannot end the process: such exceptions become errors of the node.
+
+    A `SystemExit` in a task of asyncio ends the event loop, and with it all executions on it.
+    """
+    if not isinstance(runnable, RunnableCallable) or runnable.afunc is None:
+        return runnable
+    made, function = copy.copy(runnable), runnable.afunc
+    if isinstance(function, functools.partial) and function.func is run_in_executor:
+        *before, sync = function.args
+        function = functools.partial(function.func, *before, _guarded_sync(sync))
+    else:
+        function = _guarded_async(function)
+    made.afunc = functools.update_wrapper(cast(Any, function), cast(Any, runnable.afunc))
+    return made
+
+
+def _guarded_async(function: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return await function(*args, **kwargs)
+        except (Exception, asyncio.CancelledError, GeneratorExit):
+            raise
+        except BaseException as e:
+            raise Aborted(f"{type(e).__name__}: {e}") from e
+
+    return call
+
+
+def _guarded_sync(function: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except (Exception, asyncio.CancelledError, GeneratorExit):
+            raise
+        except BaseException as e:
+            raise Aborted(f"{type(e).__name__}: {e}") from e
+
+    return call
+
+
 def fault_of(error: BaseException) -> Fault:
     """The fault of a run that raised: who, what, at which attempt, and where in the user's code."""
     code, node, attempt = _blame(error)
+    if isinstance(error, Aborted) and error.__cause__ is not None:
+        error = error.__cause__
     return Fault(
         code=code,
         type=type(error).__name__,

@@ -130,7 +130,8 @@ class _Walk:
         cls = type(obj)
         state: Any
         if hasattr(obj, "__dict__"):
-            state = [[k, self.of(v, depth)] for k, v in sorted(vars(obj).items())]
+            kept = sorted(item for item in vars(obj).items() if not _is_computed(cls, item[0]))
+            state = [[name, self.of(value, depth)] for name, value in kept]
         elif slots := [s for base in cls.__mro__ for s in getattr(base, "__slots__", ())]:
             state = [
                 [s, self.of(getattr(obj, s, None), depth)] for s in slots if s != "__weakref__"
@@ -143,6 +144,11 @@ class _Walk:
 def _names(code: types.CodeType) -> set[str]:
     inner = (c for c in code.co_consts if isinstance(c, types.CodeType))
     return set(code.co_names).union(*(_names(c) for c in inner))
+
+
+def _is_computed(cls: type, name: str) -> bool:
+    """Whether it is there only once somebody asked for it."""
+    return isinstance(getattr(cls, name, None), functools.cached_property)
 
 
 def _cell(cell: types.CellType) -> Any:

@@ -138,9 +138,7 @@ class Graphs:
         found = {node: self._implementation(node, p) for node, p in taken.implementations.items()}
         try:
             builder = entries.bind(graph.builder, found)
-            made = entries.compiled(
-                builder, graph.options, saver=self._allowing(builder), scope=cache_scope
-            )
+            made = entries.compiled(builder, graph.options, self._allowing(builder), cache_scope)
         except (ValueError, TypeError, KeyError) as e:
             field = ", ".join(f"variants.{node}" for node in found) or "entry"
             reason = f"{type(e).__name__}: {e}"

@@ -5,12 +5,15 @@ never from how LangGraph returned: it comes back normally from a drain at the la
 from an interrupt alike. Nothing here writes state; that is the saver's and the store's part.
 """
 
+import asyncio
 import dataclasses
+import functools
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
 from langchain_core.runnables import RunnableConfig
+from langgraph._internal._constants import CONFIG_KEY_RESUMING as RESUMING
 from langgraph.checkpoint.base import Checkpoint, CheckpointMetadata
 from langgraph.errors import GraphDrained, GraphRecursionError
 from langgraph.pregel._algo import prepare_next_tasks
@@ -24,7 +27,7 @@ from pydantic_core import to_jsonable_python
 from wtb_ray import errors
 from wtb_ray.attachments import Attachment, Boundary
 from wtb_ray.context import Context, entered
-from wtb_ray.entries import CompiledGraph
+from wtb_ray.entries import CompiledGraph, is_graph
 from wtb_ray.faults import fault_of
 from wtb_ray.model import Assignment, Fault, digest
 from wtb_ray.saver import Saver
@@ -75,6 +78,15 @@ class Compiled:
     """Fingerprints of what the nodes run, by path."""
     params: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     """What `params()` gives, by path of the node."""
+
+    @functools.cached_property
+    def remembering(self) -> frozenset[str]:
+        """Nodes that are subgraphs which keep their state from one call to the next."""
+        return frozenset(
+            name
+            for name, node in self.graph.nodes.items()
+            if is_graph(node.bound) and node.bound.checkpointer is True
+        )
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -137,16 +149,33 @@ async def run(
     return await one.go(answers)
 
 
+class _Limit(int):
+    """A recursion limit that goes on where the head stands, instead of starting anew.
+
+    LangGraph computes the last step as `step + limit + 1` when a graph is entered, so the sum is what
+    has to be right for the root graph, which is entered first. To the subgraphs below it is the whole
+    limit, as it is in a run that was never interrupted; and so it is in messages.
+    """
+
+    _entered = False
+
+    def __radd__(self, step: int) -> int:
+        if self._entered:
+            return step + int(self)
+        self._entered = True
+        return int(self) - 1
+
+
 @dataclasses.dataclass(frozen=True)
 class _Head:
     """The newest root checkpoint, as it is stored."""
 
     id: str
-    step: int
     checkpoint: Checkpoint
-    nodes: tuple[str, ...]
-    """The nodes of the following tasks that have not finished; empty at the end too."""
-    ended: bool
+    following: tuple[str, ...]
+    """The nodes of the tasks that follow; empty at the end."""
+    waiting: tuple[str, ...]
+    """Those of them that have not finished."""
     interrupts: list[dict[str, Any]]
 
 
@@ -194,42 +223,52 @@ class _Run:
             self._control.request_drain(wanted)
 
     async def go(self, answers: Mapping[str, Any] | None) -> Outcome:
-        if (stop := await self._before()) is not None:
+        if (stop := await self._before(answers)) is not None:
             return stop
         try:
             values = await self._invoke(answers)
             await self._saver.flush(self._assignment.thread_id)
         except errors.Fenced:
             return Outcome("fenced")
-        except errors.Unavailable:
+        except (errors.Unavailable, asyncio.CancelledError, KeyboardInterrupt, GeneratorExit):
             raise
-        except (Exception, SystemExit) as e:  # noqa: BLE001 - whatever the user's code raises is its fault
+        except BaseException as e:  # noqa: BLE001 - whatever the user's code raises is its fault
             return await self._failed(e)
         if self._last is not None and not self._last[1]:
             return Outcome("completed", values=_state(values))
         return self._standing(await self._head())
 
-    async def _before(self) -> Outcome | None:
+    async def _before(self, answers: Mapping[str, Any] | None) -> Outcome | None:
         """What has to be decided from the head before LangGraph is entered again."""
-        if self._assignment.head is None:
-            return None
-        if not self._breakpoints and self._limit() > 0:
+        if self._assignment.head is None or not (self._breakpoints or self._compiled.remembering):
             return None
         head = await self._head()
-        if head.ended:
+        self._hit = self._breakpoint(head.id, head.waiting)
+        if self._hit is not None or not head.following:
             return self._standing(head)
-        self._hit = self._breakpoint(head.id, head.nodes)
-        if self._hit is not None:
-            return self._standing(head)
-        return (
-            None
-            if self._limit() > 0
-            else Outcome("failed", fault_of(_limit_reached(self._assignment)))
-        )
+        self._ran = head.following
+        if not answers and await self._begins(head):
+            self._config["configurable"][RESUMING] = False
+        return None
+
+    async def _begins(self, head: _Head) -> bool:
+        """Whether a subgraph with a memory of its own follows and has done nothing yet.
+
+        LangGraph would take its last call for the one to be resumed, and run none of its nodes.
+        """
+        names = self._compiled.remembering & set(head.waiting)
+        for name in names:
+            place = {"thread_id": self._assignment.thread_id, "checkpoint_ns": name}
+            found = await self._saver.aget_tuple({"configurable": place})
+            if found is not None and found.metadata.get("parents", {}).get("") == head.id:
+                return False
+        return bool(names)
 
     async def _invoke(self, answers: Mapping[str, Any] | None) -> Any:
         """The last values that LangGraph gave."""
-        given = self._assignment.input if self._assignment.head is None else None
+        fresh, limit = self._assignment.head is None, self._assignment.recursion_limit
+        given = self._assignment.input if fresh else None
+        limit = limit if fresh else _Limit(limit)
         if answers:
             given = Command(resume=dict(answers))
         graph, values = self._compiled.graph, None
@@ -237,7 +276,7 @@ class _Run:
             try:
                 async for newest in graph.astream(
                     given,
-                    {**self._config, "recursion_limit": self._limit()},
+                    {**self._config, "recursion_limit": limit},
                     stream_mode="values",
                     output_keys=graph.stream_channels_asis,
                     durability="sync",
@@ -263,7 +302,7 @@ class _Run:
 
     def _standing(self, head: _Head) -> Outcome:
         """What a head means when nothing failed."""
-        if head.ended:
+        if not head.following:
             return Outcome("completed", values=self._compiled.values(head.checkpoint))
         stopped = self._attachment.wanted == Wanted.STOP
         kind: Kind = "drained"
@@ -273,9 +312,9 @@ class _Run:
         elif self._hit is not None and not stopped:
             kind, reason = "breakpoint", self._hit
         elif reason is None:
-            left = errors.GraphFailed(f"the graph returned although {list(head.nodes)} follow")
-            return Outcome("failed", fault_of(left), next_nodes=head.nodes)
-        return Outcome(kind, None, head.interrupts, None, head.nodes, reason)
+            left = errors.GraphFailed(f"the graph returned although {list(head.waiting)} follow")
+            return Outcome("failed", fault_of(left), next_nodes=head.waiting)
+        return Outcome(kind, None, head.interrupts, None, head.waiting, reason)
 
     async def _head(self) -> _Head:
         found = await self._saver.aget_tuple(self._config)
@@ -288,10 +327,9 @@ class _Run:
         ]
         return _Head(
             id=found.checkpoint["id"],
-            step=found.metadata["step"],
             checkpoint=found.checkpoint,
-            nodes=tuple(name for _, name in waiting),
-            ended=not tasks,
+            following=tuple(name for _, name in tasks),
+            waiting=tuple(name for _, name in waiting),
             interrupts=[
                 {"id": i.id, "node": name, "value": to_jsonable_python(i.value, fallback=repr)}
                 for id, name in waiting
@@ -299,12 +337,6 @@ class _Run:
                 for i in statuses[id].pending_interrupts
             ],
         )
-
-    def _limit(self) -> int:
-        """Of the steps that the execution may have, those which are left: it restarts in every call."""
-        if self._assignment.head is None:
-            return self._assignment.recursion_limit
-        return self._assignment.recursion_limit - (self._assignment.head_step or 0) - 2
 
     def _breakpoint(self, checkpoint_id: str, following: Sequence[str]) -> str | None:
         if not following or not self._breakpoints or checkpoint_id == self._passed:
@@ -329,10 +361,3 @@ class _Run:
 
 def _state(values: Any) -> dict[str, Any]:
     return values if isinstance(values, dict) else {"__root__": values}
-
-
-def _limit_reached(assignment: Assignment) -> GraphRecursionError:
-    return GraphRecursionError(
-        f"Recursion limit of {assignment.recursion_limit} reached without hitting a stop condition."
-        " You can increase the limit by setting the `recursion_limit` config key."
-    )

@@ -131,6 +131,19 @@ def test_a_fingerprint_is_the_same_in_every_process() -> None:
     assert told == list(map(fingerprint, here))
 
 
+class Lazy(Model):
+    @functools.cached_property
+    def client(self) -> object:
+        return object()
+
+
+def test_a_fingerprint_is_the_same_after_use() -> None:
+    node = Lazy("m", 0.1)
+    before = fingerprint(node)
+    assert node.client
+    assert fingerprint(node) == before
+
+
 def test_a_subgraph_is_told_from_another_by_its_nodes() -> None:
     one, same = variants.refine().compile(), variants.refine().compile()
     other = variants.simple().compile()
