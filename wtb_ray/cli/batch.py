@@ -9,7 +9,7 @@ from rich.text import Text
 from wtb_ray import api, model
 from wtb_ray.cli import board, options, render
 from wtb_ray.cli.progress import batch_progress
-from wtb_ray.cli.terminal import EXIT_FAILED, EXIT_INTERRUPTED, answer, say, stdout
+from wtb_ray.cli.terminal import EXIT_FAILED, EXIT_INTERRUPTED, answer, program, say, stdout
 from wtb_ray.sdk import Batch, calls
 from wtb_ray.sdk.flows import BatchOptions
 from wtb_ray.states import BatchStatus, CellStatus
@@ -98,7 +98,7 @@ def run(
     with options.connect(url) as bench:
         batch = bench.run_batch_test(project, rows, cases, specs, repetitions, wait=False, **more)
         if no_wait:
-            say(f"started; see how far it is with: wtb batch status {batch.id}")
+            say(f"started; see how far it is with: {program()} batch status {batch.id}")
             answer(batch.info, as_json, render.batch(batch.info))
             return
         watch(batch, project)
@@ -117,8 +117,8 @@ def watch(batch: Batch, title: str) -> None:
             batch.wait(progress=progress)
     except KeyboardInterrupt:
         say(
-            f"interrupted; the batch goes on: wtb batch status {batch.id},"
-            f" wtb batch stop {batch.id}"
+            f"interrupted; the batch goes on: {program()} batch status {batch.id},"
+            f" {program()} batch stop {batch.id}"
         )
         raise typer.Exit(EXIT_INTERRUPTED) from None
 

@@ -62,10 +62,8 @@ def _errors(row: LeaderboardRow) -> Text:
 def _footnotes(board: Leaderboard) -> list[str]:
     cells = sum(row.cells for row in board.rows)
     cases = max((summary.cases for row in board.rows for summary in row.metrics), default=0)
-    errors = "score 0" if board.node_errors == "zero" else "are left out"
     lines = [
-        f"{many(cells, 'cell')}, {many(cases, 'case')} a variant; mean [95 % interval] over cases;"
-        f" cells with a node error {errors}"
+        f"{many(cells, 'cell')}, {many(cases, 'case')} a variant; mean [95 % interval] over cases"
     ]
     if not board.complete:
         lines.append("the batch has not ended: these numbers will change")

@@ -1,16 +1,16 @@
 """`wtb demo`: a whole example from the start of the stack to the leaderboard, in one command."""
 
 import importlib
+import shlex
 from types import ModuleType
 from typing import Annotated, Final, Literal
 
 import typer
-from rich.rule import Rule
 from rich.text import Text
 
 from wtb_ray import model
 from wtb_ray.cli import batch, options, render, stack
-from wtb_ray.cli.terminal import say, stdout
+from wtb_ray.cli.terminal import program, say, stdout
 from wtb_ray.sdk import WTBTestBench, calls, local
 from wtb_ray.settings import Settings
 
@@ -81,8 +81,7 @@ def _run(bench: WTBTestBench, example: ModuleType, limit: int | None) -> str:
     batch.watch(done, version.project)
     console = stdout()
     console.print()
-    console.print(Rule(f"leaderboard of {done.id}", style="dim", align="left"))
-    console.print()
+    console.print(Text(f"leaderboard of {done.id}", "bold"), end="\n\n")
     batch.show_board(bench.leaderboard(done))
     return done.id
 
@@ -100,11 +99,13 @@ def _next_steps(id: str, running: local.Stack | None, settings: Settings) -> Non
     if running is not None:
         console.print(stack.places(running, settings.data_dir))
         console.print()
-    console.print(Text("look further:", "dim"))
+    console.print(Text("look further", "dim"))
+    if settings.data_dir.resolve() != options.settings().data_dir.resolve():
+        console.print(f"  export WTB_DATA_DIR={shlex.quote(str(settings.data_dir))}")
     for command in (
-        f"wtb leaderboard {id}",
-        f"wtb batch results {id} --limit 20",
-        f"wtb events --batch {id} --type cell.scored",
-        "wtb project show rag",
+        f"leaderboard {id}",
+        f"batch results {id} --limit 20",
+        f"events --batch {id} --type cell.scored",
+        "project show rag",
     ):
-        console.print(f"  {command}")
+        console.print(f"  {program()} {command}", soft_wrap=True)

@@ -1,5 +1,6 @@
 """Tables of what the bench answers; pure functions from models to what rich prints."""
 
+import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Final
@@ -27,6 +28,8 @@ STYLES: Final = {
 }
 SHORT: Final = 12
 """Characters of a digest that are shown."""
+LONG: Final = 240
+"""Characters of a state's value that are shown."""
 WIDE: Final = 110
 """Columns from which on nothing needs to be shortened."""
 
@@ -62,7 +65,7 @@ def many(count: int, thing: str) -> str:
 
 def folded(variant: str, width: int) -> str:
     """The name of a variant, on several lines where the terminal is narrow."""
-    return variant.replace(",", ",\n") if width < WIDE else variant
+    return re.sub(r",\s*", ",\n", variant) if width < WIDE else variant
 
 
 def moment(at: datetime | None) -> str:
@@ -227,10 +230,12 @@ def fault(error: Fault) -> RenderableType:
 
 
 def state(view: api.StateView) -> RenderableType:
-    """The values of a state, each on one line where it is short."""
+    """The values of a state, long ones only with their beginning."""
     if not view.values:
         return nothing("values in the state")
-    return facts((name, json_text(value, indent=False)) for name, value in view.values.items())
+    shown = [(name, flat(value, LONG)) for name, value in view.values.items()]
+    cut = any(text.endswith("…") for _, text in shown)
+    return Group(facts(shown), Text("\n… --json shows all of it", "dim")) if cut else facts(shown)
 
 
 def batch(item: Batch, progress: api.Progress | None = None) -> RenderableType:
@@ -330,6 +335,7 @@ def _event_style(kind: str) -> str:
 
 
 def flat(value: object, limit: int = 80) -> str:
+    """A value on one line, cut off where it gets long."""
     if isinstance(value, float):
         return f"{value:.4g}"
     text = value if isinstance(value, str) else json_text(value, indent=False)

@@ -8,7 +8,7 @@ from rich.text import Text
 from wtb_ray import api, model
 from wtb_ray.cli import options, render
 from wtb_ray.cli.progress import Steps, steps_progress
-from wtb_ray.cli.terminal import EXIT_FAILED, EXIT_INTERRUPTED, answer, say
+from wtb_ray.cli.terminal import EXIT_FAILED, EXIT_INTERRUPTED, answer, program, say
 from wtb_ray.events import EventRow
 from wtb_ray.sdk import WTBTestBench
 from wtb_ray.sdk.flows import RunOptions
@@ -79,7 +79,7 @@ def run(
     with options.connect(url) as bench:
         started = bench.run(project, state, binding, breakpoint_, wait=False, **more)
         if no_wait:
-            say(f"started; watch it with: wtb events --follow --execution {started.id}")
+            say(f"started; watch it with: {program()} events --follow --execution {started.id}")
             answer(started.info, as_json, render.execution(started.info))
             return
         _watch(bench, started.id)
@@ -98,7 +98,7 @@ def _watch(bench: WTBTestBench, id: str) -> None:
                 if row.type in RESTS:
                     return
     except KeyboardInterrupt:
-        say(f"interrupted; the execution goes on: wtb events --follow --execution {id}")
+        say(f"interrupted; the execution goes on: {program()} events --follow --execution {id}")
         raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
@@ -116,7 +116,8 @@ def _report(row: EventRow, steps: Steps) -> None:
 def show(info: model.Execution, view: api.StateView, as_json: bool) -> None:
     """An execution, what it asks if it waits, and its state."""
     asked = [Text(f"asks: {render.flat(interrupt)}", "yellow") for interrupt in view.interrupts]
-    upcoming = [Text(f"next: {', '.join(view.next_nodes)}", "dim")] if view.next_nodes else []
+    waits = info.status == ExecutionStatus.PAUSED and view.next_nodes
+    upcoming = [Text(f"next: {', '.join(view.next_nodes)}", "dim")] if waits else []
     answer(
         {"execution": info, "state": view},
         as_json,

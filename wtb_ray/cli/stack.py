@@ -1,6 +1,7 @@
 """`wtb up`, `down` and `db`: the local stack and its database."""
 
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ import typer
 from wtb_ray import errors
 from wtb_ray.cli import checks, options, render
 from wtb_ray.cli.progress import Steps, steps_progress
-from wtb_ray.cli.terminal import answer, say
+from wtb_ray.cli.terminal import answer, program, say
 from wtb_ray.sdk import local
 from wtb_ray.settings import Settings
 
@@ -126,9 +127,15 @@ def places(stack: local.Stack, data_dir: Path) -> Any:
             ("gRPC", stack.grpc),
             ("Ray dashboard", stack.dashboard),
             ("data", str(data_dir.resolve())),
-            ("stop with", "wtb down"),
+            ("stop with", f"{program()} down{_data_dir_option(data_dir)}"),
         ]
     )
+
+
+def _data_dir_option(data_dir: Path) -> str:
+    """What other commands have to be told to find this data directory."""
+    default = options.settings().data_dir.resolve() == data_dir.resolve()
+    return "" if default else f" --data-dir {shlex.quote(str(data_dir))}"
 
 
 @app.command()

@@ -5,7 +5,9 @@ gets a cut-off value. Nothing here talks to the bench.
 """
 
 import os
+import shutil
 import sys
+from pathlib import Path
 from typing import Any, Final
 
 import orjson
@@ -63,6 +65,16 @@ def _plain(value: Any) -> Any:
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def program() -> str:
+    """How this script is called: `wtb` where the shell finds it by its name, else its path."""
+    called = Path(sys.argv[0])
+    if called.name != "wtb" or shutil.which("wtb") == str(called.absolute()):
+        return "wtb"
+    here = Path.cwd()
+    path = called.absolute()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def error_line(error: errors.WTBError) -> str:
