@@ -28,10 +28,15 @@ lint: install
 	$(BIN)/lint-imports
 	$(BIN)/python -m wtb_ray.serve.config configs/dev.yaml configs/prod.yaml
 
+# Pinned: what grpcio-tools generates needs at least the grpcio and protobuf of its own release.
 protos: install
-	$(UV) sync --frozen --quiet --group protos --python $(PYTHON)
-	cd protos/wtb/v1 && ../../../$(BIN)/python -m grpc_tools.protoc -Iwtb_ray/rpc=. \
-		--python_out=../../.. --grpc_python_out=../../.. --pyi_out=../../.. wtb_ray/rpc/*.proto
+	$(UV) run --isolated --no-project --python $(PYTHON) --with 'grpcio-tools==1.80.*' \
+		python -m grpc_tools.protoc -Iprotos --python_out=wtb_ray/rpc --pyi_out=wtb_ray/rpc \
+		--grpc_python_out=wtb_ray/rpc protos/wtb/v1/*.proto
+	sed -i -e 's/^from wtb\.v1 import/from wtb_ray.rpc import/' \
+		-e 's/wtb\.v1\.\(\w*_pb2\)/wtb_ray.rpc.\1/g' wtb_ray/rpc/wtb/v1/*
+	mv wtb_ray/rpc/wtb/v1/* wtb_ray/rpc/
+	rm -r wtb_ray/rpc/wtb
 
 bench: install
 	$(UV) sync --frozen --quiet --all-groups --python $(PYTHON)
