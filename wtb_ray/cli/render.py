@@ -233,7 +233,9 @@ def state(view: api.StateView) -> RenderableType:
     """The values of a state, long ones only with their beginning."""
     if not view.values:
         return nothing("values in the state")
-    shown = [(name, flat(value, LONG)) for name, value in view.values.items()]
+    shown = [
+        (name, _cut(json_text(value, indent=False), LONG)) for name, value in view.values.items()
+    ]
     cut = any(text.endswith("…") for _, text in shown)
     return Group(facts(shown), Text("\n… --json shows all of it", "dim")) if cut else facts(shown)
 
@@ -334,10 +336,13 @@ def _event_style(kind: str) -> str:
     return "green" if kind in ("execution.completed", "batch.completed") else ""
 
 
-def flat(value: object, limit: int = 80) -> str:
+def flat(value: object) -> str:
     """A value on one line, cut off where it gets long."""
     if isinstance(value, float):
         return f"{value:.4g}"
-    text = value if isinstance(value, str) else json_text(value, indent=False)
+    return _cut(value if isinstance(value, str) else json_text(value, indent=False), 80)
+
+
+def _cut(text: str, limit: int) -> str:
     text = " ".join(text.split())
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
