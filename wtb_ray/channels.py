@@ -44,7 +44,6 @@ def split(
     Raises:
         UnstorableValue: A value would not come back as its type, or is below `forbidden`.
     """
-    versions = checkpoint["channel_versions"]
     inline: dict[str, Any] = {}
     blobs: list[Blob] = []
     for channel, value in checkpoint["channel_values"].items():
@@ -53,11 +52,9 @@ def split(
             continue
         if isinstance(value, _DeltaSnapshot):
             inline[channel] = True
-        # What LangGraph would have put inline may have no blob of an earlier step.
-        elif channel not in new_versions and not isinstance(value, str | int | float):
-            continue
-        version = str(new_versions.get(channel) or versions[channel])
-        blobs.append((channel, version, *dump(serde, channel, value, forbidden)))
+        if channel in new_versions:
+            version = str(new_versions[channel])
+            blobs.append((channel, version, *dump(serde, channel, value, forbidden)))
     text = json_text({**checkpoint, "channel_values": inline})
     if forbidden and forbidden.encode() in text:
         for channel, value in inline.items():
