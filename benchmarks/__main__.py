@@ -1,0 +1,56 @@
+"""`python -m benchmarks [names] [--quick]`: measures, prints, writes `benchmarks/results/*.json`.
+
+Exits with 1 when a target is missed.
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks import common, throughput
+
+Measure = Callable[[argparse.Namespace], tuple[dict[str, Any], list[common.Target]]]
+
+
+def _throughput(options: argparse.Namespace) -> tuple[dict[str, Any], list[common.Target]]:
+    return throughput.run(
+        repeats=options.repeats,
+        executions=options.executions,
+        processes=os.cpu_count() or 1,
+        bench=not options.no_stack,
+    )
+
+
+MEASURES: dict[str, Measure] = {"throughput": _throughput}
+
+
+def _options(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", choices=[*MEASURES, []], help="default: all of them")
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter repeats")
+    parser.add_argument("--repeats", type=int, help="turns of each contender (5; quick: 2)")
+    parser.add_argument("--executions", type=int, help="of each process a turn (400; quick: 200)")
+    parser.add_argument("--no-stack", action="store_true", help="checkpointing alone, without Ray")
+    options = parser.parse_args(arguments)
+    options.repeats = options.repeats or (2 if options.quick else 5)
+    options.executions = options.executions or (200 if options.quick else 400)
+    return options
+
+
+def main(arguments: list[str]) -> int:
+    options = _options(arguments)
+    met = True
+    for name in options.names or MEASURES:
+        print(f"{name} (load {os.getloadavg()[0]:.1f})", flush=True)
+        began = time.monotonic()
+        result, targets = MEASURES[name](options)
+        result["took_s"] = round(time.monotonic() - began, 1)
+        met = common.report(name, result, targets) and met
+    return int(not met)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
