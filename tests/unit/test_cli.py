@@ -150,7 +150,7 @@ def test_a_scorer_with_broken_arguments_is_wrong_use() -> None:
 
 
 def test_an_error_shows_its_details_but_not_a_flood() -> None:
-    error = errors.InvalidRequest("no", field="test_cases.3.id", reason="x" * 500, empty=None)
+    error = errors.InvalidRequest("no", field="test_cases.3.id", reason="x" * 500, known=["a"])
     line = error_line(error)
     assert line.startswith("error: no (invalid_request) [field=test_cases.3.id, reason=xxx")
     assert len(line) < 300
@@ -224,7 +224,8 @@ def test_a_leaderboard_without_scores_is_still_shown() -> None:
     rows = [row.model_copy(update={"metrics": []}) for row in found.rows]
     found = found.model_copy(update={"rows": rows, "primary": None})
     assert "retrieve=bm25" in "\n".join(shown(leaderboard(found)))
-    assert shown(plot(found)) == ["no metric to draw"]
+    assert "4 cells, none with a score" in "\n".join(shown(leaderboard(found)))
+    assert shown(plot(found)) == []
 
 
 def test_user_text_is_never_taken_for_markup() -> None:

@@ -62,20 +62,22 @@ def _errors(row: LeaderboardRow) -> Text:
 def _footnotes(board: Leaderboard) -> list[str]:
     cells = sum(row.cells for row in board.rows)
     cases = max((summary.cases for row in board.rows for summary in row.metrics), default=0)
-    lines = [
-        f"{many(cells, 'cell')}, {many(cases, 'case')} a variant; mean [95 % interval] over cases"
-    ]
+    scored = f"{many(cases, 'case')} a variant; mean [95 % interval] over cases"
+    lines = [f"{many(cells, 'cell')}, {scored if cases else 'none with a score'}"]
     if not board.complete:
         lines.append("the batch has not ended: these numbers will change")
     return lines + board.notes
 
 
 def plot(board: Leaderboard, width: int = WIDE, *, unicode: bool = True) -> RenderableType:
-    """The primary metric as one bar a variant, its 95 % interval drawn over the bar's end."""
+    """The primary metric as one bar a variant, its 95 % interval drawn over the bar's end.
+
+    Empty where there is nothing to draw.
+    """
     rows = [(row, _primary(board, row)) for row in board.rows]
     shown = [(row, summary) for row, summary in rows if summary and summary.mean is not None]
     if not shown or board.primary is None:
-        return nothing("metric to draw")
+        return Group()
     low, high = _scale([summary for _, summary in shown])
     names = min(max(len(row.variant) for row, _ in shown), LONGEST_NAME)
     length = max(min(width - names - 12, LONGEST_BAR), SHORTEST_BAR)

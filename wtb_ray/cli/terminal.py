@@ -78,11 +78,10 @@ def program() -> str:
 
 
 def error_line(error: errors.WTBError) -> str:
-    """`error: message (code)` and the details that say where it lies and why."""
-    text = f"error: {error.message} ({error.code})"
-    details = {key: value for key, value in error.details.items() if value not in (None, "")}
-    shown = [f"{key}={_short(value)}" for key, value in details.items()]
-    return f"{text} [{', '.join(shown)}]" if shown else text
+    """`error: message (code)`, and where in what was sent the fault lies, and why."""
+    named = [(name, error.details.get(name)) for name in ("field", "reason")]
+    shown = [f"{name}={_short(value)}" for name, value in named if value not in (None, "")]
+    return f"error: {error.message} ({error.code})" + (f" [{', '.join(shown)}]" if shown else "")
 
 
 def _short(value: Any, limit: int = 200) -> str:
