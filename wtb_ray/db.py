@@ -5,6 +5,7 @@ and a transaction that was idle or ran too long is ended by the server, not wait
 """
 
 import asyncio
+import math
 import os
 import re
 import sys
@@ -14,6 +15,7 @@ from contextlib import asynccontextmanager
 from contextvars import Context
 from importlib import resources
 from typing import Any, Final, Generic, LiteralString, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 import orjson
 import psycopg
@@ -29,6 +31,8 @@ Connection = AsyncConnection[DictRow]
 SESSION: Final = (
     "-c timezone=UTC -c idle_in_transaction_session_timeout=30s -c transaction_timeout=120s"
 )
+IDLE_CHECK_S: Final = 1.0
+"""A connection that was not used for this long is tried before it is given out."""
 MIGRATION_LOCK: Final = 0x777462  # "wtb"
 RETRYABLE: Final = (
     psycopg.OperationalError,
@@ -52,6 +56,7 @@ class Database:
 
     def __init__(self, url: str, *, size: int = 4, name: str = "wtb", timeout: float = 30.0):
         self.url = url
+        self._returned: WeakKeyDictionary[Connection, float] = WeakKeyDictionary()
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             url,
             min_size=1,
@@ -60,6 +65,8 @@ class Database:
             timeout=timeout,
             max_idle=300,
             max_lifetime=1800,
+            check=self._check,
+            reset=self._reset,
             kwargs={
                 "autocommit": True,
                 "prepare_threshold": 3,
@@ -83,6 +90,14 @@ class Database:
 
     async def __aexit__(self, *exc: object) -> None:
         await self.close()
+
+    async def _reset(self, conn: Connection) -> None:
+        self._returned[conn] = time.monotonic()
+
+    async def _check(self, conn: Connection) -> None:
+        """Finds connections that a restart of the server has cut; busy ones are spared the question."""
+        if time.monotonic() - self._returned.get(conn, -math.inf) > IDLE_CHECK_S:
+            await AsyncConnectionPool.check_connection(conn)
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:

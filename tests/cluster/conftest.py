@@ -85,9 +85,29 @@ def wait_until(condition: Callable[[], Any], timeout_s: float = 60, every_s: flo
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
-    """The local stack, started as a user's `wtb up` starts it."""
+    """The local stack, started as a user's `wtb up` starts it.
+
+    `WTB_TEST_STACK` names the data directory of one that runs already, with `SETTINGS` in its
+    environment: that spares its start while tests are written.
+    """
+    if running := os.environ.get("WTB_TEST_STACK"):
+        yield _found(Path(running))
+        return
     with TemporaryDirectory(prefix="wtb-cluster-", ignore_cleanup_errors=True) as directory:
         yield from _serve(Path(directory))
+
+
+def _found(data_dir: Path) -> Stack:
+    """The stack that runs in this directory."""
+    where = json.loads((data_dir / "stack.json").read_text())
+    return Stack(
+        url=where["url"],
+        grpc=where["grpc"],
+        dashboard=where["dashboard"],
+        pid=where["pid"],
+        data_dir=data_dir,
+        database=f"postgresql://postgres:@/postgres?host={data_dir / 'postgres'}",
+    )
 
 
 def _serve(data_dir: Path) -> Iterator[Stack]:
@@ -103,16 +123,7 @@ def _serve(data_dir: Path) -> Iterator[Stack]:
     try:
         wait_until(lambda: place.exists() or process.poll() is not None, READY_TIMEOUT_S)
         assert place.exists(), (data_dir / "stack.log").read_text()[-4000:]
-        where = json.loads(place.read_text())
-        socket_dir = data_dir / "postgres"
-        yield Stack(
-            url=where["url"],
-            grpc=where["grpc"],
-            dashboard=where["dashboard"],
-            pid=where["pid"],
-            data_dir=data_dir,
-            database=f"postgresql://postgres:@/postgres?host={socket_dir}",
-        )
+        yield _found(data_dir)
     finally:
         process.terminate()
         try:

@@ -11,10 +11,11 @@ import psutil
 import pytest
 
 from tests.cluster.conftest import Stack, wait_until
+from wtb_ray.model import ScorerSpec
 from wtb_ray.sdk import WorkflowProject, WTBTestBench
 
 ROOT = Path(__file__).parents[1] / "projects" / "faults"
-SCORERS = [{"name": "exact", "args": {"field": "total"}}]
+SCORERS = [ScorerSpec(name="exact", args={"field": "total"})]
 
 
 @pytest.fixture
