@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Final, Literal, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph._internal._constants import CONFIG_KEY_RESUMING as RESUMING
@@ -34,6 +34,9 @@ from wtb_ray.saver import Saver
 from wtb_ray.states import Wanted
 
 log = logging.getLogger(__name__)
+
+ROOT: Final = "__root__"
+"""The one channel of a state that is no mapping."""
 
 Kind = Literal["completed", "interrupted", "drained", "breakpoint", "failed", "fenced"]
 
@@ -267,7 +270,7 @@ class _Run:
     async def _invoke(self, answers: Mapping[str, Any] | None) -> Any:
         """The last values that LangGraph gave."""
         fresh, limit = self._assignment.head is None, self._assignment.recursion_limit
-        given = self._assignment.input if fresh else None
+        given = self._given() if fresh else None
         limit = limit if fresh else _Limit(limit)
         if answers:
             given = Command(resume=dict(answers))
@@ -286,6 +289,13 @@ class _Run:
             except GraphDrained as e:
                 log.debug("%s drained: %s", self._assignment.thread_id, e)
         return values
+
+    def _given(self) -> Any:
+        """The input. A state that is one value is given, as it is shown, under `__root__`."""
+        given, builder = self._assignment.input, self._compiled.graph.builder
+        single = ROOT in builder.schemas[builder.input_schema]
+        named = isinstance(given, dict) and given.keys() == {ROOT}
+        return given[ROOT] if single and named else given
 
     async def _failed(self, error: BaseException) -> Outcome:
         ended = self._last is not None and not self._last[1]
@@ -360,4 +370,4 @@ class _Run:
 
 
 def _state(values: Any) -> dict[str, Any]:
-    return values if isinstance(values, dict) else {"__root__": values}
+    return values if isinstance(values, dict) else {ROOT: values}
