@@ -199,7 +199,9 @@ class _Run:
         self._assignment = assignment
         self._control = control
         self._saver = cast(Saver, compiled.graph.checkpointer)
-        self._breakpoints = frozenset((*compiled.breakpoints, *assignment.breakpoints))
+        # In a batch nobody is there to send it past the breakpoints of a compiled graph.
+        own = compiled.breakpoints if assignment.batch_id is None else ()
+        self._breakpoints = frozenset((*own, *assignment.breakpoints))
         self._ran = tuple(ran)
         self._passed = passed
         self._config: RunnableConfig = {"configurable": {"thread_id": assignment.thread_id}}

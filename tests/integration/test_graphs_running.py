@@ -203,6 +203,13 @@ async def test_breakpoints_of_the_compiled_graph_count(db: Database) -> None:
     assert outcome.kind == "completed"  # it ends after `refine`: there is nothing to stop before
 
 
+async def test_in_a_batch_breakpoints_of_the_compiled_graph_stop_nothing(db: Database) -> None:
+    bench = await GraphBench.make(db, f"{P}:stopping")
+    ran = await bench.execution(INPUT)
+    ran.assignment = ran.assignment.model_copy(update={"batch_id": "b"})
+    assert (await ran.go()).kind == "completed"
+
+
 # Questions
 
 

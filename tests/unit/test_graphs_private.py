@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from langchain_core.runnables import RunnableConfig
+from langgraph._internal._constants import CONFIG_KEY_RESUMING as RESUMING
 from langgraph._internal._runnable import RunnableCallable
 from langgraph._internal._serde import build_serde_allowlist
 from langgraph.checkpoint.memory import InMemorySaver
@@ -25,6 +26,7 @@ from langgraph.runtime import RunControl
 
 from tests import shapes, variants
 from wtb_ray import entries, faults
+from wtb_ray.running import _Limit
 
 CONFIG: RunnableConfig = {"configurable": {"thread_id": "t"}}
 
@@ -181,3 +183,23 @@ def test_a_compiled_graph_has_these_options() -> None:
 def test_the_allowlist_names_classes_by_module_and_name() -> None:
     found = build_serde_allowlist(schemas=[shapes.Model], channels={})
     assert ("tests.shapes", "Document") in found
+
+
+async def test_the_last_step_is_computed_as_step_plus_limit_plus_one() -> None:
+    """So a limit can go on where the head stands, for the root graph alone."""
+    whole = await shapes.remaining_steps().compile().ainvoke({"left": []}, {"recursion_limit": 20})
+    graph = shapes.remaining_steps().compile(checkpointer=InMemorySaver(), interrupt_after=["read"])
+    await graph.ainvoke({"left": []}, {**CONFIG, "recursion_limit": 20})
+    for _ in whole["left"]:
+        pieced = await graph.ainvoke(None, {**CONFIG, "recursion_limit": _Limit(20)})
+    assert pieced["left"] == whole["left"]
+
+
+async def test_a_subgraph_is_not_resumed_when_the_config_says_so() -> None:
+    assert RESUMING == "__pregel_resuming"
+    graph = variants.remembering().compile(checkpointer=InMemorySaver(), interrupt_after=["pause"])
+    await graph.ainvoke({"query": "q", "said": []}, CONFIG)
+    fresh: RunnableConfig = {"configurable": {"thread_id": "t", RESUMING: False}}
+    for _ in range(2):
+        values = await graph.ainvoke(None, fresh)
+    assert values["said"] == ["seen 1", "seen 2", "seen 3"]
