@@ -1,6 +1,7 @@
 """A small graph with variants, for tests of what lies around graphs."""
 
 import asyncio
+import time
 from typing import TypedDict
 
 from langgraph.graph import END, START, StateGraph
@@ -52,4 +53,16 @@ def slow_graph() -> StateGraph[State]:
     builder.add_edge("double", "a")
     builder.add_edge("a", "b")
     builder.add_edge("b", "c")
+    return builder
+
+
+async def blocker(state: State) -> State:
+    time.sleep(1.8)
+    return {"y": 0}
+
+
+def blocking_graph() -> StateGraph[State]:
+    builder = StateGraph(State)
+    builder.add_node("blocker", blocker)
+    builder.add_edge(START, "blocker")
     return builder

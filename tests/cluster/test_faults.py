@@ -107,7 +107,7 @@ def test_a_node_that_blocks_its_loop_for_three_leases_is_not_taken_for_dead(
 ) -> None:
     trace = tmp_path / "trace"
     test_cases = cases(40, trace)
-    test_cases[7]["input"] |= {"deed": "block", "seconds": 9.5}
+    test_cases[7]["input"] |= {"deed": "block", "blocks": 9.5}
     batch = bench.run_batch_test(
         project=project, variant_matrix=[{}], test_cases=test_cases, scorers=SCORERS, timeout=120
     )

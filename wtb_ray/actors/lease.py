@@ -93,10 +93,10 @@ class LoopWatch:
 
 
 def node_on_stack(frame: FrameType | None) -> str | None:
-    """The LangGraph node whose code the frame runs: LangGraph's retry loop keeps it in `task`."""
+    """The LangGraph node whose code the frame runs: LangGraph calls it with a config that names it."""
     while frame is not None:
-        if frame.f_code.co_name in ("arun_with_retry", "run_with_retry"):
-            name = getattr(frame.f_locals.get("task"), "name", None)
-            return str(name) if name is not None else None
+        config = frame.f_locals.get("config")
+        if isinstance(config, dict) and "langgraph_node" in config.get("metadata", {}):
+            return str(config["metadata"]["langgraph_node"])
         frame = frame.f_back
     return None

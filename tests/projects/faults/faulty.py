@@ -13,6 +13,7 @@ class State(TypedDict, total=False):
     trace: str
     deed: str
     seconds: float
+    blocks: float
     total: int
 
 
@@ -34,7 +35,7 @@ async def second(state: State) -> State:
         case "exit":
             os._exit(3)
         case "block":
-            time.sleep(state["seconds"])
+            time.sleep(state["blocks"])
         case _:
             await asyncio.sleep(state.get("seconds", 0.05))
     return {"total": state["total"] + 1}

@@ -1,0 +1,41 @@
+"""The threads beside the loop: the lease outlives a blocked loop, and the blocker is named."""
+
+import asyncio
+import time
+
+from tests import toy
+from wtb_ray.actors.lease import LeaseKeeper, LoopWatch
+from wtb_ray.db import Database
+from wtb_ray.store import Store
+
+
+async def test_the_node_that_holds_up_the_loop_is_named() -> None:
+    graph = toy.graph().compile()
+    held: list[tuple[float, list[str]]] = []
+    watch = LoopWatch(lambda lag_ms, nodes: held.append((lag_ms, nodes)))
+    watch.start()
+    blocking = toy.blocking_graph().compile()
+    await asyncio.gather(graph.ainvoke({"x": 1}), blocking.ainvoke({"x": 2}))
+    await asyncio.sleep(0.5)
+    watch.stop()
+    assert [nodes for _, nodes in held] == [["blocker"]]
+    assert held[0][0] >= 1500
+
+
+async def test_a_blocked_loop_keeps_its_lease_and_a_buried_one_is_told(
+    db: Database, url: str
+) -> None:
+    leases = Store(db).leases
+    epoch = await leases.start_runner("r1", "v", 4, False, "host", 1, None, 0.6)
+    lost: list[bool] = []
+    keeper = LeaseKeeper(url, "r1", epoch, 0.6, lambda: lost.append(True))
+    keeper.start()
+    await asyncio.sleep(0.1)
+    time.sleep(1.5)
+    (runner,) = await leases.runners()
+    assert not runner.expired
+    await leases.bury("r1", epoch, "test", actor="test")
+    async with asyncio.timeout(10):
+        while not lost:
+            await asyncio.sleep(0.05)
+    keeper.stop()

@@ -1,0 +1,5 @@
+"""Never ends its import."""
+
+import threading
+
+threading.Event().wait()
