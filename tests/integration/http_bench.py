@@ -81,6 +81,9 @@ class Controller:
 
         return Remote(call)
 
+    async def do_database_url(self) -> str:
+        return self.store.db.url
+
     async def do_register(self, spec: ProjectSpec, actor: str) -> ProjectVersion:
         return await self.store.projects.register(spec, GRAPH, {}, actor=actor)
 

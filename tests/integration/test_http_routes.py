@@ -383,6 +383,7 @@ async def test_errors_of_the_controller(http: HttpBench) -> None:
     http.controller.failure = RayActorError()
     response = await http.client.post(path, json=EXECUTE)
     assert (response.status_code, response.json()["error"]["code"]) == (503, "unavailable")
+    assert response.headers["Retry-After"] == "1"
     http.controller.failure = psycopg.DataError("a NUL character\nSECRET")
     response = await http.client.post(path, json=EXECUTE)
     assert (response.status_code, response.json()["error"]["code"]) == (422, "invalid_request")

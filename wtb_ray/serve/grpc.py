@@ -74,7 +74,7 @@ def rpc(method: Method) -> Method:
             self: "GrpcMethods", request: Any, grpc_context: RayServegRPCContext
         ) -> AsyncIterator[Any]:
             try:
-                self.context.gate.peer(grpc_context.peer())
+                _admit(self.context, request, grpc_context)
                 async with aclosing(method(self, request, grpc_context)) as messages:
                     async for message in messages:
                         yield message
@@ -86,12 +86,21 @@ def rpc(method: Method) -> Method:
     @functools.wraps(method)
     async def call(self: "GrpcMethods", request: Any, grpc_context: RayServegRPCContext) -> Any:
         try:
-            self.context.gate.peer(grpc_context.peer())
+            _admit(self.context, request, grpc_context)
             return await method(self, request, grpc_context)
         except Exception as e:  # noqa: BLE001 (it becomes the call's status)
             raise _public(grpc_context, e) from None
 
     return cast(Method, call)
+
+
+def _admit(here: Context, request: Any, context: RayServegRPCContext) -> None:
+    here.gate.peer(context.peer())
+    limit = here.settings.max_body_mb
+    if request.ByteSize() > limit << 20:
+        raise errors.InvalidRequest(
+            f"a message has at most {limit} MiB", field="", reason="too large"
+        )
 
 
 def _actor(context: RayServegRPCContext) -> str:

@@ -4,6 +4,8 @@ It knows nothing of Ray: `build_api` makes an ASGI application of any context.
 """
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Response
@@ -56,8 +58,14 @@ async def _database(here: Context) -> str:
     return "ok"
 
 
+@asynccontextmanager
+async def _lifespan(api: FastAPI) -> AsyncIterator[None]:
+    yield
+    await api.state.context.close()
+
+
 def build_api(context: Context) -> FastAPI:
-    """The application over these parts."""
+    """The application over these parts; the server's shutdown closes them."""
     failed: dict[int | str, dict[str, Any]] = {
         status: {"model": ErrorAnswer} for status in ("4XX", "5XX")
     }
@@ -66,6 +74,7 @@ def build_api(context: Context) -> FastAPI:
         version=wtb_ray.__version__,
         description="A distributed test bench for LangGraph workflows.",
         redirect_slashes=False,
+        lifespan=_lifespan,
         generate_unique_id_function=lambda route: route.name,
     )
     api.state.context = context

@@ -56,7 +56,8 @@ def answer(
 
 def answer_to(error: errors.WTBError) -> JSONResponse:
     """The answer that an error of ours means."""
-    return JSONResponse({"error": error.body()}, error.http_status)
+    headers = {"Retry-After": "1"} if isinstance(error, errors.Unavailable) else None
+    return JSONResponse({"error": error.body()}, error.http_status, headers)
 
 
 def field_of(loc: Sequence[int | str], body: Any, *, missing: bool = False) -> str:

@@ -76,11 +76,6 @@ class IngressReplica(GrpcMethods):
     async def check_health(self) -> None:
         """Healthy as long as it answers: what is away elsewhere must not restart all replicas."""
 
-    async def __del__(self) -> None:
-        context: Context | None = getattr(self, "context", None)
-        if context is not None:
-            await context.close()
-
 
 Ingress = serve.deployment(
     name="Ingress",
