@@ -64,7 +64,7 @@ class VariantRunner:
         self._db = Database(database_url, size=settings.pool_size, name=f"wtb-{runner_id}")
         self._store = Store(self._db)
         self._saver = Saver(self._db)
-        self._graphs = graphs.Graphs(spec, self._saver)
+        self._graphs = graphs.Graphs(spec, self._saver, timeout_s=settings.entry_timeout_s)
         self._settlements: GroupCommit[Settlement, None] = GroupCommit(self._settle)
         self._scorers: dict[str, tuple[ScorerSpec, ...]] = {}
         self._controls: dict[str, graphs.Control] = {}
@@ -96,7 +96,7 @@ class VariantRunner:
         Raises:
             InvalidRequest: Any of its kinds, as the project's code gave cause.
         """
-        return await asyncio.to_thread(graphs.describe, self._spec)
+        return await asyncio.to_thread(self._graphs.describe)
 
     async def check_scorers(self, scorers: Sequence[ScorerSpec]) -> None:
         """Imports scorers and checks their arguments, before any cell is made.
@@ -203,14 +203,17 @@ class VariantRunner:
     async def _run(
         self, assignment: Assignment, attachment: Attachment, control: graphs.Control
     ) -> Settlement:
-        compiled = self._graphs.compiled(assignment.binding)
+        try:
+            compiled = self._graphs.compiled(assignment.binding)
+        except errors.InvalidRequest as e:  # what was importable at registration is not any more
+            return self._settlement(assignment, "fail", fault=_fault(e))
         outcome = await graphs.run(compiled, attachment, assignment, control)
         match outcome.kind:
             case "completed":
                 try:
                     scores = await self._score(assignment, outcome.values or {})
                 except (errors.ScorerFailed, errors.InvalidRequest) as e:
-                    return self._settlement(assignment, "fail", fault=_scorer_fault(e))
+                    return self._settlement(assignment, "fail", fault=_fault(e))
                 return self._settlement(assignment, "complete", scores=scores)
             case "interrupted" if assignment.batch_id is not None:
                 fault = Fault(
@@ -306,7 +309,7 @@ class VariantRunner:
         os._exit(1)
 
 
-def _scorer_fault(error: errors.WTBError) -> Fault:
+def _fault(error: errors.WTBError) -> Fault:
     return Fault(
         code=error.code,
         type=type(error.__cause__ or error).__name__,
