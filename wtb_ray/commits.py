@@ -60,6 +60,11 @@ class Item:
     claim: Claim | None
     size: int = 0
 
+    @property
+    def run(self) -> Claim | str:
+        """Whose failures count: those of the same run, or of the thread where nothing is fenced."""
+        return self.claim or self.thread_id
+
 
 class Step(NamedTuple):
     """A root super-step: the new head (checkpoint, number), its row, its event except for the input's."""
@@ -97,8 +102,8 @@ class Commits:
     def __init__(self, database: db.Database) -> None:
         self._db = database
         self._group: db.GroupCommit[Item, str] = db.GroupCommit(self._flush)
-        self.failed: dict[str, Exception] = {}
-        """Failed writes by thread; the thread's next checkpoint is refused with them."""
+        self.failed: dict[Claim | str, Exception] = {}
+        """Failed writes by run; the next checkpoint of the run is refused with them."""
 
     def submit(self, item: Item) -> "asyncio.Future[str]":
         """Takes the item, before any await, and gives the future of its outcome."""
@@ -119,7 +124,7 @@ class Commits:
         outcomes: dict[int, Outcome] = {}
         live: list[Item] = []
         for item in items:
-            failure = self.failed.get(item.thread_id) if isinstance(item, Put) else None
+            failure = self.failed.get(item.run) if isinstance(item, Put) else None
             if failure is None:
                 live.append(item)
             else:
@@ -135,7 +140,7 @@ class Commits:
         for item, outcome in zip(live, stored, strict=True):
             outcomes[id(item)] = outcome
             if isinstance(item, Writes) and isinstance(outcome, Exception):
-                self.failed.setdefault(item.thread_id, outcome)
+                self.failed.setdefault(item.run, outcome)
         return [outcomes[id(item)] for item in items]
 
     async def _commit(self, items: Sequence[Item]) -> list[Outcome]:

@@ -12,6 +12,7 @@ import secrets
 from collections import defaultdict
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import Any, Final, TypeVar, cast
 
 import orjson
@@ -33,7 +34,7 @@ from psycopg.rows import DictRow, dict_row
 
 from wtb_ray import channels, errors
 from wtb_ray.attachments import Attachment, Boundary
-from wtb_ray.commits import SQL, Commits, Put, Row, Writes
+from wtb_ray.commits import SQL, Claim, Commits, Put, Row, Writes
 from wtb_ray.db import Database
 from wtb_ray.serde import Serializer
 from wtb_ray.views import read_state
@@ -65,6 +66,10 @@ class _Shared:
         self.random = random.Random(secrets.randbits(128))  # noqa: S311
 
 
+_RUN: ContextVar[tuple[_Shared, Attachment] | None] = ContextVar("wtb_run", default=None)
+"""The run that a task belongs to, by saver: an older run of the same thread is told apart by it."""
+
+
 class Saver(BasePostgresSaver):
     """The checkpointer of one process and event loop; clones share attachments and commits."""
 
@@ -76,15 +81,30 @@ class Saver(BasePostgresSaver):
         self._shared = _Shared(db)
 
     def attach(self, attachment: Attachment) -> None:
-        """Lets LangGraph run this thread; replaces an earlier attachment of it."""
+        """Lets the calling task, and what it starts, run this thread with LangGraph.
+
+        It replaces an earlier attachment of the thread; a run of that one, if it still lives in this
+        process, is fenced from now on.
+        """
         self._shared.loop = asyncio.get_running_loop()
-        self._shared.commits.failed.pop(attachment.thread_id, None)
         self._shared.attachments[attachment.thread_id] = attachment
+        _RUN.set((self._shared, attachment))
 
     def detach(self, thread_id: str) -> None:
-        """Refuses the thread from now on."""
-        self._shared.attachments.pop(thread_id, None)
-        self._shared.commits.failed.pop(thread_id, None)
+        """Refuses the thread from now on; not for a newer run than that of the calling task."""
+        if not self._is_superseded(thread_id):
+            attachment = self._shared.attachments.pop(thread_id, None)
+            if attachment is not None:
+                self._shared.commits.failed.pop(attachment.claim, None)
+
+    def _is_superseded(self, thread_id: str) -> bool:
+        shared, attachment = _RUN.get() or (None, None)
+        return (
+            shared is self._shared
+            and attachment is not None
+            and attachment.thread_id == thread_id
+            and self._shared.attachments.get(thread_id) is not attachment
+        )
 
     async def flush(self, thread_id: str) -> None:
         """Returns when everything of the thread is stored.
@@ -98,7 +118,7 @@ class Saver(BasePostgresSaver):
         last = attachment.last if attachment else None
         if last is not None and (not last.done() or last.cancelled()):
             await self._shared.commits.drain()  # a cancelled run does not wait for its items
-        if failure := self._shared.commits.failed.get(thread_id):
+        if failure := self._shared.commits.failed.get(_run_of(thread_id, attachment)):
             raise failure
 
     def _attachment(self, thread_id: str) -> Attachment | None:
@@ -112,7 +132,7 @@ class Saver(BasePostgresSaver):
                 thread_id=thread_id,
                 reason="unattached",
             )
-        if attachment.fenced:
+        if attachment.fenced or self._is_superseded(thread_id):
             raise errors.Fenced(f"{thread_id} is held by another owner now", thread_id=thread_id)
         return attachment
 
@@ -204,7 +224,7 @@ class Saver(BasePostgresSaver):
                 for index, (channel, value) in enumerate(writes)
             ]
         except errors.UnstorableValue as e:
-            self._shared.commits.failed.setdefault(thread_id, e)
+            self._shared.commits.failed.setdefault(_run_of(thread_id, attachment), e)
             raise
         item = Writes(
             thread_id=thread_id,
@@ -241,7 +261,7 @@ class Saver(BasePostgresSaver):
 
     def _raise_failed(self, thread_id: str, attachment: Attachment | None) -> None:
         failed = self._shared.commits.failed
-        failure = failed.get(thread_id) if attachment else failed.pop(thread_id, None)
+        failure = failed.get(attachment.claim) if attachment else failed.pop(thread_id, None)
         if failure is not None:
             raise failure
 
@@ -415,6 +435,10 @@ class Saver(BasePostgresSaver):
 
     def delete_thread(self, thread_id: str) -> None:
         self._wait(self.adelete_thread(thread_id))
+
+
+def _run_of(thread_id: str, attachment: Attachment | None) -> Claim | str:
+    return attachment.claim if attachment else thread_id
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

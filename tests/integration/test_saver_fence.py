@@ -112,18 +112,32 @@ async def test_a_commit_that_meets_a_takeover_in_flight_loses(db: Database, url:
     assert await count(db, "checkpoints", zombie) == 1
 
 
-async def test_a_run_whose_execution_ends_in_one_process_and_begins_again_there(
+async def test_an_older_run_of_the_same_process_does_not_write_as_the_newer_one(
     db: Database,
 ) -> None:
     saver = Saver(db)
     first = await execution(db)
-    saver.attach(first)
-    await put(saver, first, "1", 1)
+    taken = asyncio.Event()
+
+    async def abandoned() -> None:
+        saver.attach(first)
+        await put(saver, first, "1", 1)
+        await taken.wait()
+        try:
+            await put(saver, first, "zombie", 2, parent="1")
+        finally:
+            saver.detach(first.thread_id)
+
+    zombie = asyncio.create_task(abandoned())
+    await until(lambda: _is_head(db, first, "1"))
     second = await again(db, first)
     saver.attach(second)
-    assert saver._shared.attachments[first.thread_id] is second
+    taken.set()
+    with pytest.raises(errors.Fenced):
+        await zombie
     await put(saver, second, "2", 2, parent="1")
     assert await head(db, first) == ("2", 2)
+    assert await count(db, "checkpoints", first) == 2
 
 
 async def test_threads_without_an_attachment_are_refused(db: Database) -> None:
@@ -265,3 +279,7 @@ async def _waits_for_lock(db: Database) -> bool:
         " WHERE datname = current_database() AND wait_event_type = 'Lock'"
     )
     return bool(row and row["n"])
+
+
+async def _is_head(db: Database, attachment: Attachment, id: str) -> bool:
+    return (await head(db, attachment))[0] == id
