@@ -9,7 +9,7 @@ import typer
 from rich.text import Text
 
 from wtb_ray import model
-from wtb_ray.cli import batch, options, render, stack
+from wtb_ray.cli import batch, checks, options, render, stack
 from wtb_ray.cli.terminal import program, say, stdout
 from wtb_ray.sdk import WTBTestBench, calls, local
 from wtb_ray.settings import Settings
@@ -59,12 +59,18 @@ def demo(
 
 
 def _stack(settings: Settings) -> local.Stack:
-    return stack.start(
-        settings,
-        http_port=settings.http_port,
-        grpc_port=settings.grpc_port,
-        dashboard_port=settings.dashboard_port,
-    )
+    """The running stack, or a new one; a port that is taken must not be in the way of a demo."""
+    ports = {
+        "http_port": settings.http_port,
+        "grpc_port": settings.grpc_port,
+        "dashboard_port": settings.dashboard_port,
+    }
+    if local.running(settings.data_dir) is None:
+        for name, number in ports.items():
+            if checks.port(name, number, "").level == "FAIL":
+                say(f"port {number} is taken: using a free one")
+                ports[name] = 0
+    return stack.start(settings, "dev", **ports)
 
 
 def _run(bench: WTBTestBench, example: ModuleType, limit: int | None) -> str:
