@@ -102,12 +102,15 @@ def run(
             answer(batch.info, as_json, render.batch(batch.info))
             return
         watch(batch, project)
-        found = bench.leaderboard(batch)
-    shown = board.leaderboard(found, stdout().width)
-    both = {"batch": batch.info, "leaderboard": found}
-    answer(both, as_json, render.batch(batch.info), Text(), shown)
+        _show(batch.info, bench.leaderboard(batch), as_json)
     if not _passed(batch.info, strict):
         raise typer.Exit(EXIT_FAILED)
+
+
+def _show(batch: model.Batch, found: api.Leaderboard, as_json: bool) -> None:
+    table = board.leaderboard(found, stdout().width)
+    both = {"batch": batch, "leaderboard": found}
+    answer(both, as_json, render.batch(batch), Text(), table)
 
 
 def watch(batch: Batch, title: str) -> None:

@@ -6,39 +6,38 @@ import typer
 
 from wtb_ray.cli import options, render
 from wtb_ray.cli.terminal import EXIT_INTERRUPTED, json_text, say, stdout
-from wtb_ray.events import TYPES
+from wtb_ray.events import TYPES, EventRow
 
 app = typer.Typer()
+
+Follow = Annotated[bool, typer.Option("--follow", "-f", help="Stay and print what comes.")]
+After = Annotated[
+    str | None,
+    typer.Option(
+        "--after", metavar="CURSOR", help="Only what came after this cursor; `now` for new ones."
+    ),
+]
+Execution = Annotated[
+    str | None, typer.Option("--execution", metavar="ID", help="Only of this execution.")
+]
+OfBatch = Annotated[str | None, typer.Option("--batch", metavar="ID", help="Only of this batch.")]
+Types = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--type", metavar="TYPE", help="Only of this type, e.g. step.completed; repeatable."
+    ),
+]
+JsonLines = Annotated[bool, typer.Option("--json", help="One JSON object a line, with its cursor.")]
 
 
 @app.command()
 def events(
-    follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Stay and print what comes.")
-    ] = False,
-    after: Annotated[
-        str | None,
-        typer.Option(
-            "--after",
-            metavar="CURSOR",
-            help="Only what came after this cursor; `now` for new ones.",
-        ),
-    ] = None,
-    execution: Annotated[
-        str | None, typer.Option("--execution", metavar="ID", help="Only of this execution.")
-    ] = None,
-    batch: Annotated[
-        str | None, typer.Option("--batch", metavar="ID", help="Only of this batch.")
-    ] = None,
-    type_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--type", metavar="TYPE", help="Only of this type, e.g. step.completed; repeatable."
-        ),
-    ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object a line, with its cursor.")
-    ] = False,
+    follow: Follow = False,
+    after: After = None,
+    execution: Execution = None,
+    batch: OfBatch = None,
+    type_: Types = None,
+    as_json: JsonLines = False,
     url: options.Url = None,
 ) -> None:
     """Print the event log.
@@ -52,21 +51,23 @@ def events(
       wtb events --json --after 1234.56 > events.jsonl
     """
     wanted = _types(type_ or [])
-    console = stdout()
     last = after
     with options.connect(url) as bench:
+        rows = bench.events(after, execution=execution, batch=batch, types=wanted, follow=follow)
         try:
-            for row in bench.events(
-                after, execution=execution, batch=batch, types=wanted, follow=follow
-            ):
+            for row in rows:
                 last = row.cursor
-                if as_json:
-                    typer.echo(json_text(row, indent=False))
-                else:
-                    console.print(render.event(row), soft_wrap=True)
+                _print(row, as_json)
         except KeyboardInterrupt:
             say(f"go on with: --after {last}" if last else "no events")
             raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+def _print(row: EventRow, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json_text(row, indent=False))
+    else:
+        stdout().print(render.event(row), soft_wrap=True)
 
 
 def _types(names: list[str]) -> list[str]:
