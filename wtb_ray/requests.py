@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from wtb_ray import bindings, errors
-from wtb_ray.model import GraphInfo, ProjectVersion
+from wtb_ray import bindings, cases, errors
+from wtb_ray.model import Case, GraphInfo, ProjectVersion
 
 POSITIONS = ("before", "after")
 
@@ -34,14 +34,18 @@ def check_binding(
 
 
 def check_state(
-    version: ProjectVersion, binding: Mapping[str, str], state: Mapping[str, Any], *, field: str
+    version: ProjectVersion,
+    taken: Sequence[Mapping[str, str]],
+    state: Mapping[str, Any],
+    *,
+    field: str,
 ) -> None:
-    """Refuses a state with keys that are no input of the graph; LangGraph would drop them silently.
+    """Refuses a state with keys that no graph of these bindings takes: LangGraph drops them silently.
 
     Raises:
         InvalidState: Names the key.
     """
-    known = graph_of(version, binding).input_channels
+    known = {name for binding in taken for name in graph_of(version, binding).input_channels}
     if "__root__" in known:
         return
     for key in state:
@@ -51,6 +55,20 @@ def check_state(
                 field=f"{field}.{key}",
                 reason=f"inputs are {sorted(known)}",
             )
+
+
+def check_cases(items: Sequence[Case | Mapping[str, Any]], *, field: str) -> list[Case]:
+    """The cases of a request; none at all is left to the matrix to refuse.
+
+    Raises:
+        InvalidCases: `field` says which case and which part of it.
+    """
+    try:
+        return cases.from_list(items) if items else []
+    except errors.InvalidCases as e:
+        place = (e.details.get("index"), e.details.get("field"))
+        where = ".".join([field, *(str(part) for part in place if part is not None)])
+        raise errors.InvalidCases(e.message, **{**e.details, "field": where}) from e
 
 
 def check_breakpoints(

@@ -8,11 +8,10 @@ of `wtb_ray.errors`.
 import asyncio
 import logging
 from collections.abc import Iterator
-from typing import Any
 
 import ray
 
-from wtb_ray import cases, cluster, errors, plan, requests, results, scoring
+from wtb_ray import cluster, errors, plan, requests, results, scoring
 from wtb_ray.api import BatchTestRequest, ExecuteRequest, Leaderboard
 from wtb_ray.db import Database
 from wtb_ray.model import (
@@ -69,6 +68,7 @@ class ExecutionController:
             raise errors.UnknownBundle(
                 f"bundle {spec.bundle} was not uploaded: PUT bundles/{spec.bundle} first",
                 field="bundle",
+                reason="not uploaded",
             )
         graph, workflows = await self._runners.describe(spec)
         return await self._store.projects.register(spec, graph, workflows, actor=actor)
@@ -77,7 +77,7 @@ class ExecutionController:
         """Starts one execution; it is PENDING until a runner takes it."""
         version = await self._store.projects.get(project, request.version)
         binding = requests.check_binding(version, request.variant_config, field="variant_config")
-        requests.check_state(version, binding, request.initial_state, field="initial_state")
+        requests.check_state(version, [binding], request.initial_state, field="initial_state")
         breakpoints = requests.check_breakpoints(version, binding, request.breakpoints)
         execution = await self._store.executions.create(
             version,
@@ -117,12 +117,10 @@ class ExecutionController:
             requests.check_binding(version, binding, field=f"variant_matrix.{i}")
             for i, binding in enumerate(request.variant_matrix)
         )
-        rows = cases.from_list(
-            [c if isinstance(c, dict) else c.model_dump() for c in request.test_cases]
-        )
+        rows = requests.check_cases(request.test_cases, field="test_cases")
         names, cells = plan.expand(bindings, rows, request.repetitions, self._settings.max_cells)
         for i, case in enumerate(rows):
-            requests.check_state(version, bindings[0], case.input, field=f"test_cases.{i}.input")
+            requests.check_state(version, bindings, case.input, field=f"test_cases.{i}.input")
         spec = BatchSpec(
             project=version.project,
             version=version.version,
