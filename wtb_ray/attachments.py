@@ -77,6 +77,14 @@ class Attachment:
         self.namespaces: set[str] = set()
         self.last: asyncio.Future[str] | None = None
 
+    def takes(self, task_id: str, checkpoint_id: str) -> bool:
+        """Whether what a root task wrote at this checkpoint is of use to anybody.
+
+        It is not once the checkpoint has a successor, nor for the input's own task, which only
+        spreads the input over the channels and can do so again.
+        """
+        return checkpoint_id == self.newest and self.next_tasks != ((task_id, START),)
+
     def observe(self, task_id: str, writes: Sequence[tuple[str, Any]]) -> None:
         """Takes notice of what a task leaves behind; called when it ends, however it ends."""
         self.finished[task_id] = time.monotonic()

@@ -61,7 +61,7 @@ class _Shared:
         self.database = database
         self.commits = Commits(database)
         self.attachments: dict[str, Attachment] = {}
-        self.loop: asyncio.AbstractEventLoop | None = None
+        self.loop = _running_loop()
         # Nodes that call random.seed() must not make versions repeat.
         self.random = random.Random(secrets.randbits(128))  # noqa: S311
 
@@ -216,7 +216,7 @@ class Saver(BasePostgresSaver):
         checkpoint_id = configurable["checkpoint_id"]
         if attachment is not None:
             attachment.observe(task_id, writes)
-            if not ns and checkpoint_id != attachment.newest:
+            if not ns and not attachment.takes(task_id, checkpoint_id):
                 return
         try:
             rows = [

@@ -1,6 +1,7 @@
 """Everything is stored once, whatever happens to the connection, the data or the order."""
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -161,6 +162,23 @@ async def test_data_that_only_postgres_refuses_names_its_channel(db: Database) -
     )
     assert isinstance(outcomes[0], errors.UnstorableValue)
     assert outcomes[0].details["channel"] == "channel\x00"
+    assert outcomes[1] is None
+
+
+async def test_what_is_too_large_for_postgres_is_not_waited_for(db: Database) -> None:
+    saver = Saver(db)
+    attachment, other = await execution(db), await execution(db)
+    saver.attach(attachment)
+    saver.attach(other)
+    channel = secrets.token_hex(8_000)  # more than an index entry may have
+    large: dict[str, Any] = {channel: [1]}
+    outcomes = await asyncio.gather(
+        put(saver, attachment, "1", 1, **large),
+        put(saver, other, "1", 1),
+        return_exceptions=True,
+    )
+    assert isinstance(outcomes[0], errors.UnstorableValue)
+    assert outcomes[0].details["channel"] == channel
     assert outcomes[1] is None
 
 
