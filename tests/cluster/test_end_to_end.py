@@ -263,7 +263,7 @@ async def test_versions_and_projects_run_their_own_code(
         ("changing", old.version, "old "),
         ("changing", new.version, "new "),
         ("changing", new.version, "new "),
-        ("other", None, "other "),
+        ("other", other.version, "other "),
     ] * 4
     executions = await asyncio.gather(
         *(
