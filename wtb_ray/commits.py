@@ -32,6 +32,9 @@ PATIENCE_S: Final = 60.0
 BAD_ITEM: Final = (psycopg.Error, struct.error, TypeError, ValueError)
 """What Postgres, or the encoding for it, raises about one of the items of a group."""
 
+ENDED_SESSION: Final = frozenset({"25006", "25P03", "25P04"})
+"""Read-only after a failover, idle for too long, in a transaction for too long."""
+
 KINDS: Final = {
     "fence": ("text", "int8", "text", "text", "int4"),
     "blobs": ("text", "text", "text", "text", "text", "bytea"),
@@ -156,9 +159,9 @@ class Commits:
             trial = _Trial(items)
             try:
                 await trial.run(self._db)
-            except (errors.DatabaseUnavailable, psycopg.OperationalError) as e:
-                _raise_if_data(e)
-                if trial.xid is not None and await self._is_committed(trial.xid, deadline):
+            except (errors.DatabaseUnavailable, psycopg.Error) as e:
+                _raise_unless_passing(e)
+                if await self._is_committed(trial, deadline):
                     return trial.outcomes
                 if time.monotonic() > deadline:
                     raise errors.DatabaseUnavailable(f"the group was not stored: {e}") from e
@@ -168,17 +171,24 @@ class Commits:
             else:
                 return trial.outcomes
 
-    async def _is_committed(self, xid: str, deadline: float) -> bool:
-        """What became of a transaction whose COMMIT was not answered."""
+    async def _is_committed(self, trial: "_Trial", deadline: float) -> bool:
+        """What became of a transaction whose COMMIT was not answered; waits until it has ended.
+
+        A crash of the server may give the number of a lost transaction to another one, so a row of
+        the group must be there too. A group of pending writes alone may be written twice.
+        """
+        if trial.xid is None:
+            return False
         pause = 0.02
         while True:
             try:
-                row = await self._db.row(SQL["status"], (xid,))
-                status = row and row["status"]
-                if status != "in progress":
-                    return status == "committed"
+                row = await self._db.row(SQL["status"], {"xid": trial.xid, **trial.witness()})
+                if row is None or row["status"] != "in progress":
+                    return row is not None and row["status"] == "committed" and row["stored"]
                 if pause > 0.5:  # the server has not seen that this end is gone
-                    await self._db.row(SQL["end_lost"], (xid,))
+                    await self._db.row(SQL["end_lost"], (trial.xid,))
+            except psycopg.errors.InvalidParameterValue:
+                return False  # "in the future": the server crashed and knows nothing of it
             except errors.DatabaseUnavailable:
                 if time.monotonic() > deadline:
                     raise
@@ -194,6 +204,13 @@ class _Trial:
         self.xid: str | None = None
         """Set once COMMIT may have been sent."""
         self._items = items
+
+    def witness(self) -> dict[str, str | None]:
+        """A checkpoint that is stored exactly when the group is."""
+        for item, outcome in zip(self._items, self.outcomes, strict=True):
+            if isinstance(item, Put) and not isinstance(outcome, Exception):
+                return {"thread": item.thread_id, "ns": item.ns, "id": item.checkpoint_id}
+        return {"thread": None, "ns": None, "id": None}
 
     async def run(self, database: db.Database) -> None:
         async with database.connection() as conn, conn.pipeline(), conn.transaction():
@@ -297,8 +314,11 @@ def _refused(item: Item, error: Exception) -> errors.WTBError:
     )
 
 
-def _raise_if_data(error: Exception) -> None:
-    """Postgres counts "too large" among operational errors, but trying again does not help."""
+def _raise_unless_passing(error: Exception) -> None:
+    """Raises what trying again does not help against."""
     cause = error.__cause__ if isinstance(error, errors.DatabaseUnavailable) else error
-    if isinstance(cause, psycopg.Error) and (cause.sqlstate or "").startswith("54"):
+    state = (isinstance(cause, psycopg.Error) and cause.sqlstate) or ""
+    # Postgres counts "too large" among operational errors, and ended sessions among internal ones.
+    passing = isinstance(cause, psycopg.OperationalError) and not state.startswith("54")
+    if cause is not None and not passing and state not in ENDED_SESSION:
         raise cause

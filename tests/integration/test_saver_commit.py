@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -63,6 +64,20 @@ async def test_a_connection_lost_in_commit_neither_loses_nor_doubles(
         assert await head(db, attachment) == ("2", 2)
         assert [await count(db, table, attachment) for table in TABLES] == [2, 1, 0, 2, 2]
         assert not attachment.fenced
+
+
+@pytest.mark.parametrize("given_again", [True, False])
+async def test_a_number_lost_in_a_crash_of_the_server_is_no_proof(
+    given_again: bool, db: Database
+) -> None:
+    # After its recovery the number may be another's, which did commit, or not be given yet.
+    row = await db.row("SELECT pg_current_xact_id()::text AS xid")
+    assert row is not None
+    item = commits.Put(thread_id="e.0", ns="", checkpoint_id="1", claim=None)
+    trial = commits._Trial([item])
+    trial.outcomes = ["run"]
+    trial.xid = row["xid"] if given_again else str(int(row["xid"]) + 1_000_000)
+    assert not await commits.Commits(db)._is_committed(trial, time.monotonic() + 5)
 
 
 async def test_commits_lost_again_and_again_leave_a_graph_as_it_would_be(

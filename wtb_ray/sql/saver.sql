@@ -19,7 +19,10 @@ RETURNING e.id, e.epoch, e.thread_id, e.wanted
 SELECT pg_current_xact_id()::text AS xid
 
 -- name: status
-SELECT pg_xact_status(%s::xid8) AS status
+SELECT pg_xact_status(%(xid)s::xid8) AS status, EXISTS (
+    SELECT FROM checkpoints
+    WHERE thread_id = %(thread)s AND checkpoint_ns = %(ns)s AND checkpoint_id = %(id)s
+) AS stored
 
 -- name: end_lost
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_xid = %s::xid8::xid
