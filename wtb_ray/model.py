@@ -175,6 +175,7 @@ class Assignment(Frozen):
     batch_id: str | None = None
     case_id: str | None = None
     repetition: int = 0
+    attempt: int = 1
     suspect: int = 0
     expected: Any = None
     """What the batch's case expects; for the scorers."""

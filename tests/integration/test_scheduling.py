@@ -27,6 +27,7 @@ from wtb_ray.model import (
     new_id,
 )
 from wtb_ray.settings import Settings
+from wtb_ray.states import ExecutionStatus as E
 from wtb_ray.store import Store
 
 SPEC = ProjectSpec(
@@ -205,3 +206,23 @@ async def test_a_single_run_goes_the_same_way(bench: Bench) -> None:
         while (found := await bench.store.executions.get(execution.id)).ended_at is None:
             await asyncio.sleep(0.05)
     assert (found.status, found.attempt, found.node_runs) == ("COMPLETED", 1, 2)
+
+
+async def test_a_claim_that_never_reaches_its_runner_goes_back(bench: Bench) -> None:
+    version = await bench.register(SPEC)
+    runner_id = await bench.runners.spawn(SPEC)
+    (lease,) = [r for r in await bench.store.leases.runners() if r.id == runner_id]
+    created = [
+        await bench.store.executions.create(version, {}, {"x": i}, recursion_limit=9, actor="test")
+        for i in range(5)
+    ]
+    # What a scheduler does that dies between the claim and the sending of the chunk.
+    claimed = await bench.store.executions.claim(runner_id, lease.epoch, version.version, 5)
+    ids = {execution.id for execution in created}
+    async with asyncio.timeout(20):
+        while len((await bench.store.executions.list(status=E.COMPLETED)).items) < 5:
+            await asyncio.sleep(0.05)
+    for execution in created:
+        found = await bench.store.executions.get(execution.id)
+        assert (found.status, found.suspect) == ("COMPLETED", 0)
+    assert {a.execution_id for a in claimed} <= ids

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from wtb_ray import bundles, errors, graphs, scoring
+from wtb_ray import bundles, errors, graphs, plan, scoring
 from wtb_ray.actors.lease import LeaseKeeper, LoopWatch
 from wtb_ray.attachments import Attachment
 from wtb_ray.db import Database, GroupCommit
@@ -35,7 +35,7 @@ from wtb_ray.objects import ObjectStore
 from wtb_ray.saver import Saver
 from wtb_ray.settings import Settings
 from wtb_ray.store import Store
-from wtb_ray.store.settlements import Kind, Settlement
+from wtb_ray.store.settlements import DRAINED, Kind, Settlement
 
 log = logging.getLogger(__name__)
 
@@ -68,12 +68,14 @@ class VariantRunner:
         self._settlements: GroupCommit[Settlement, None] = GroupCommit(self._settle)
         self._scorers: dict[str, tuple[ScorerSpec, ...]] = {}
         self._controls: dict[str, graphs.Control] = {}
+        self._held: set[tuple[str, int]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._busy = 0
         self._room = asyncio.Condition()
         self._draining = False
         self._lease: LeaseKeeper | None = None
         self._watch: LoopWatch | None = None
+        self._returning: asyncio.Task[None] | None = None
 
     async def prepare(self) -> None:
         """Fetches and unpacks the code, without importing it.
@@ -128,6 +130,7 @@ class VariantRunner:
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
+        self._returning = asyncio.create_task(self._return_undelivered())
         await self._store.leases.ready(self.id, epoch)
 
     async def run(self, chunk: Sequence[Assignment]) -> int:
@@ -138,6 +141,7 @@ class VariantRunner:
         """
         self._busy += len(chunk)
         for assignment in chunk:
+            self._held.add((assignment.execution_id, assignment.epoch))
             task = asyncio.create_task(self._execute(assignment))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -159,7 +163,30 @@ class VariantRunner:
 
     async def close(self) -> None:
         """Lets go of the database; for a runner that has drained or is given up."""
+        if self._returning is not None:
+            self._returning.cancel()
+            await asyncio.gather(self._returning, return_exceptions=True)
         await self._db.close()
+
+    async def _return_undelivered(self) -> None:
+        """Gives back what was claimed for this runner and never reached it.
+
+        A claim commits before its chunk is sent, so whoever claims may die in between. What is seen
+        twice in Postgres and is not here goes back to PENDING; should the chunk arrive after all, its
+        epoch is over and it changes nothing.
+        """
+        missing: set[tuple[str, int]] = set()
+        while True:
+            await asyncio.sleep(self._settings.lease_ttl_s / 3)
+            try:
+                owned = await self._store.executions.owned(self.id)
+                lost, missing = missing & (owned - self._held), owned - self._held
+                for execution_id, epoch in sorted(lost):
+                    log.warning("%s never arrived", execution_id, extra={"action": "undelivered"})
+                    settlement = Settlement(execution_id, epoch, self.id, "requeue", reason=DRAINED)
+                    await self._settlements.submit(settlement)
+            except (errors.Unavailable, errors.Fenced) as e:
+                log.warning("undelivered work not returned: %s", e, extra={"action": "undelivered"})
 
     async def _execute(self, assignment: Assignment) -> None:
         """One execution from its head to its next rest, whatever happens on the way."""
@@ -189,13 +216,14 @@ class VariantRunner:
                 assignment,
                 "requeue",
                 reason=f"infrastructure: {type(e).__name__}: {e}",
-                delay_s=1.0,
+                delay_s=plan.retry_delay(assignment.attempt),
             )
         finally:
             self._saver.detach(assignment.thread_id)
             del self._controls[assignment.thread_id]
         if settlement is not None:
             await self._conclude(settlement)
+        self._held.discard((assignment.execution_id, assignment.epoch))
         self._busy -= 1
         async with self._room:
             self._room.notify_all()
@@ -235,7 +263,7 @@ class VariantRunner:
             return self._settlement(assignment, "cancel", reason="stopped")
         if attachment.wanted == "pause":
             return self._settlement(assignment, "pause", reason="requested")
-        return self._settlement(assignment, "requeue", reason="drained")
+        return self._settlement(assignment, "requeue", reason=DRAINED)
 
     async def _score(
         self, assignment: Assignment, state: dict[str, object]

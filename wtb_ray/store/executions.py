@@ -181,6 +181,11 @@ class Executions:
 
         return [_assignment(row) for row in await transact(self._db, work)]
 
+    async def owned(self, owner: str) -> set[tuple[str, int]]:
+        """Id and epoch of everything that this owner holds."""
+        rows = await self._db.rows(SQL["owned_executions"], {"owner": owner})
+        return {(row["id"], row["epoch"]) for row in rows}
+
     async def settle(
         self,
         items: Sequence[Settlement],
@@ -397,6 +402,7 @@ def _assignment(row: DictRow) -> Assignment:
         batch_id=row["batch_id"],
         case_id=row["case_id"],
         repetition=row["repetition"] or 0,
+        attempt=row["attempt"],
         suspect=row["suspect"],
         expected=None if row["expected"] is None else orjson.loads(row["expected"]),
         metadata={} if row["metadata"] is None else orjson.loads(row["metadata"]),
