@@ -1,7 +1,6 @@
 """The bench as its users see it: projects, variants, batches and scripts, through the SDK."""
 
 import asyncio
-import importlib
 import json
 import subprocess
 import sys
@@ -16,40 +15,15 @@ import pytest
 import pytest_asyncio
 
 from tests.cluster.conftest import Stack
-from wtb_ray.model import Case, ScorerSpec
+from tests.cluster.pipeline import CASES, EXACT, NAME, described, imported
+from wtb_ray.model import Case
 from wtb_ray.sdk import AsyncTestBench, WorkflowProject, WTBTestBench
-
-ROOT = Path(__file__).parents[1] / "projects" / "support"
-NAME = "rag_pipeline"
-QUESTIONS = {
-    "What is the capital of France": "paris",
-    "capital of Italy": "rome",
-    "river in France": "seine",
-    "river in Italy": "tiber",
-}
-CASES = [Case(id=a, input={"query": q}, expected=a) for q, a in QUESTIONS.items()]
-EXACT = ScorerSpec(name="exact", args={"field": "answer"})
 
 
 @pytest.fixture(scope="module")
 def pipeline() -> Iterator[ModuleType]:
-    """The user's module, imported as a user imports it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT)
-        yield importlib.import_module(NAME)
-        del sys.modules[NAME]
-
-
-def described(pipeline: ModuleType) -> WorkflowProject:
-    """The project of the first example, with its variants."""
-    project = WorkflowProject(name=NAME, graph_factory=pipeline.create_rag_graph, root=ROOT)
-    project.register_variant("retriever", "bm25_retriever", pipeline.bm25_retriever)
-    project.register_variant("retriever", "faiss_retriever", pipeline.faiss_retriever)
-    project.register_variant("retriever", "wide", params={"k": 4})
-    project.register_variant("retriever", "bm25_wide", pipeline.bm25_retriever, params={"k": 2})
-    project.register_workflow_variant("simple_rag_architecture", pipeline.simple_rag_architecture)
-    project.register_workflow_variant("waiting", pipeline.waiting_graph)
-    return project
+    with imported() as module:
+        yield module
 
 
 @pytest.fixture(scope="module")
