@@ -13,7 +13,7 @@ from wtb_ray.serve.ingress import Ingress
 from wtb_ray.settings import Settings
 from wtb_ray.store import Store
 
-SLOW_S = 1.5
+SLOW_S = 4.0
 
 
 class ServedController(Controller):

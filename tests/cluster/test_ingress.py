@@ -159,7 +159,7 @@ class TestHttp:
         body, key = {"initial_state": {"x": "slow"}}, {"Idempotency-Key": "left"}
         path = "/api/v1/workflows/p/execute"
         with pytest.raises(httpx.ReadTimeout):
-            await http.post(path, json=body, headers=key, timeout=0.7)
+            await http.post(path, json=body, headers=key, timeout=2)
         while (again := await http.post(path, json=body, headers=key)).status_code == 409:
             await asyncio.sleep(0.1)
         assert again.status_code == 202
