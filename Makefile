@@ -43,4 +43,4 @@ bench: install
 	$(BIN)/python -m benchmarks
 
 chaos: install
-	$(BIN)/python -m pytest tests/chaos -o addopts= --chaos=long
+	$(BIN)/python -m pytest tests/chaos --chaos=long -s

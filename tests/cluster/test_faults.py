@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.cluster.conftest import Stack, wait_until
+from tests.stack import Stack, wait_until
 from wtb_ray.model import ScorerSpec
 from wtb_ray.sdk import WorkflowProject, WTBTestBench
 

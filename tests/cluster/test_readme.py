@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.cluster.conftest import Stack
+from tests.stack import Stack
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 

@@ -1,0 +1,9 @@
+"""Long campaigns: `make chaos`, or `pytest tests/chaos --chaos=long`; the suite runs the short form."""
+
+import pytest
+
+
+@pytest.fixture
+def kills(request: pytest.FixtureRequest) -> int:
+    """How many processes a campaign kills."""
+    return 40 if request.config.getoption("--chaos") == "long" else 4

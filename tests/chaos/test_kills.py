@@ -1,0 +1,88 @@
+"""Random processes die at random moments while batches run: same results, nothing lost, nothing double."""
+
+import os
+import random
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.cluster.test_faults import ROOT, SCORERS, cases, undisturbed
+from tests.stack import Stack
+from wtb_ray.sdk import WorkflowProject, WTBTestBench
+
+SEED = int(os.environ.get("WTB_CHAOS_SEED", "20261123"))
+CELLS = 120
+
+
+def victims(stack: Stack) -> dict[str, list[int]]:
+    """Process ids that may die, by kind."""
+    runners = stack.rows("SELECT pid FROM leases WHERE kind = 'runner' AND status = 'READY'")
+    return {
+        "runner": [row["pid"] for row in runners],
+        "scheduler": [p.pid for p in stack.processes("ray::BatchScheduler")],
+        "lifecycle": [p.pid for p in stack.processes("ray::ActorLifecycle")],
+        "controller": [p.pid for p in stack.processes("ServeReplica:wtb:ExecutionController")],
+        "ingress": [p.pid for p in stack.processes("ServeReplica:wtb:Ingress")],
+        "postgres": [stack.postmaster()],
+    }
+
+
+@pytest.mark.timeout(3600)
+def test_random_kills_change_no_result(
+    bench: WTBTestBench, stack: Stack, tmp_path: Path, kills: int
+) -> None:
+    chance = random.Random(SEED)
+    bench.register_project(WorkflowProject(name="faults", graph_factory="faulty:graph", root=ROOT))
+    killed: Counter[str] = Counter()
+    while killed.total() < kills:
+        trace = tmp_path / f"trace-{killed.total()}"
+        batch = bench.run_batch_test(
+            project="faults",
+            variant_matrix=[{}],
+            test_cases=cases(CELLS, trace),
+            scorers=SCORERS,
+            wait=False,
+        )
+        for _ in range(min(2, kills - killed.total())):
+            time.sleep(chance.uniform(0.05, 1.5))  # the moment of death is the point
+            kind = chance.choice(["runner", *victims(stack)])
+            pids = victims(stack)[kind]
+            if pids:
+                try:
+                    psutil.Process(chance.choice(pids)).send_signal(signal.SIGKILL)
+                    killed[kind] += 1
+                except psutil.NoSuchProcess:
+                    continue
+        undisturbed(batch.wait(timeout=180), trace, CELLS)
+        _exactly_once(stack, batch.id)
+    print(f"seed {SEED}: killed {dict(killed)}")
+
+
+def _exactly_once(stack: Stack, batch_id: str) -> None:
+    """Every cell has one score, every execution one end, and every history is one unbroken chain."""
+    (row,) = stack.rows(
+        "SELECT (SELECT count(*) FROM scores WHERE batch_id = %(id)s) AS scores,"
+        " (SELECT count(*) FROM events WHERE batch_id = %(id)s AND type = 'execution.completed') AS ends,"
+        " (SELECT count(*) FROM events WHERE batch_id = %(id)s AND type = 'cell.scored') AS scored,"
+        " (SELECT count(*) FROM executions WHERE batch_id = %(id)s AND status = 'COMPLETED') AS done",
+        {"id": batch_id},
+    )
+    assert row == {"scores": CELLS, "ends": CELLS, "scored": CELLS, "done": CELLS}
+    torn = stack.rows(
+        "SELECT e.id, array_agg(s.step ORDER BY s.step) AS steps FROM executions e"
+        " JOIN steps s ON s.thread_id = e.thread_id WHERE e.batch_id = %(id)s"
+        " GROUP BY e.id HAVING array_agg(s.step ORDER BY s.step) <> ARRAY[-1, 0, 1, 2, 3]",
+        {"id": batch_id},
+    )
+    assert not torn
+    orphans = stack.rows(
+        "SELECT c.checkpoint_id FROM checkpoints c JOIN executions e ON e.thread_id = c.thread_id"
+        " LEFT JOIN steps s ON (s.thread_id, s.checkpoint_id) = (c.thread_id, c.checkpoint_id)"
+        " WHERE e.batch_id = %(id)s AND c.checkpoint_ns = '' AND s.checkpoint_id IS NULL",
+        {"id": batch_id},
+    )
+    assert not orphans

@@ -1,0 +1,140 @@
+"""One real local stack for the session: Ray, Serve, embedded Postgres, in processes of their own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import psutil
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+
+from wtb_ray.sdk import WTBTestBench
+
+READY_TIMEOUT_S = 120
+SETTINGS = {
+    "WTB_LEASE_TTL_S": "3",
+    "WTB_RUNNERS_PER_POOL": "2",
+    "WTB_ENTRY_TIMEOUT_S": "15",
+    "WTB_IDLE_POOL_S": "20",
+}
+
+
+@dataclass
+class Stack:
+    """The running stack, and its processes as the operating system shows them."""
+
+    url: str
+    grpc: str
+    dashboard: str
+    pid: int
+    data_dir: Path
+    database: str
+
+    def rows(self, sql: str, params: Any = ()) -> list[dict[str, Any]]:
+        """Rows straight from the database, as a witness beside the API."""
+        with psycopg.connect(self.database, row_factory=dict_row, autocommit=True) as conn:
+            return conn.execute(sql.encode(), params).fetchall()
+
+    def processes(self, title: str) -> list[psutil.Process]:
+        """Processes of this stack whose title contains `title`, e.g. `ray::BatchScheduler`."""
+        found = []
+        for process in psutil.Process(self.pid).children(recursive=True):
+            try:
+                if title in " ".join(process.cmdline()):
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    def kill(self, title: str) -> list[int]:
+        """SIGKILL to every such process; their ids."""
+        killed = []
+        for process in self.processes(title):
+            process.send_signal(signal.SIGKILL)
+            killed.append(process.pid)
+        return killed
+
+    def postmaster(self) -> int:
+        """Process id of the embedded Postgres."""
+        pid_file = self.data_dir / "postgres" / "postmaster.pid"
+        return int(pid_file.read_text().split()[0])
+
+
+def wait_until(condition: Callable[[], Any], timeout_s: float = 60, every_s: float = 0.1) -> Any:
+    """The first true value of the condition.
+
+    Raises:
+        AssertionError: It did not become true in time.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        if value := condition():
+            return value
+        assert time.monotonic() < deadline, f"not within {timeout_s} s: {condition}"
+        time.sleep(every_s)
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    """The local stack, started as a user's `wtb up` starts it.
+
+    `WTB_TEST_STACK` names the data directory of one that runs already, with `SETTINGS` in its
+    environment: that spares its start while tests are written.
+    """
+    if running := os.environ.get("WTB_TEST_STACK"):
+        yield _found(Path(running))
+        return
+    with TemporaryDirectory(prefix="wtb-cluster-", ignore_cleanup_errors=True) as directory:
+        yield from _serve(Path(directory))
+
+
+def _found(data_dir: Path) -> Stack:
+    """The stack that runs in this directory."""
+    where = json.loads((data_dir / "stack.json").read_text())
+    return Stack(
+        url=where["url"],
+        grpc=where["grpc"],
+        dashboard=where["dashboard"],
+        pid=where["pid"],
+        data_dir=data_dir,
+        database=f"postgresql://postgres:@/postgres?host={data_dir / 'postgres'}",
+    )
+
+
+def _serve(data_dir: Path) -> Iterator[Stack]:
+    environment = {**os.environ, **SETTINGS}
+    command = [sys.executable, "-m", "wtb_ray.serve.local", "--data-dir", str(data_dir)]
+    for port in ("http", "grpc", "dashboard"):
+        command += [f"--{port}-port", "0"]
+    with (data_dir / "stack.log").open("wb") as log:
+        process = subprocess.Popen(
+            command, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
+    place = data_dir / "stack.json"
+    try:
+        wait_until(lambda: place.exists() or process.poll() is not None, READY_TIMEOUT_S)
+        assert place.exists(), (data_dir / "stack.log").read_text()[-4000:]
+        yield _found(data_dir)
+    finally:
+        process.terminate()
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def bench(stack: Stack) -> Iterator[WTBTestBench]:
+    """The SDK on the running stack."""
+    with WTBTestBench(stack.url) as found:
+        yield found
