@@ -18,6 +18,8 @@ from wtb_ray.commits import Row, Step
 SEPARATOR: Final = "\x1f"
 """Between the names of next nodes on their way to Postgres."""
 
+LONGEST_ERROR: Final = 2_000
+
 Tasks = tuple[tuple[str, str], ...]
 
 
@@ -71,6 +73,7 @@ class Attachment:
     """Another owner holds the execution; nothing of this run is stored any more."""
 
     def __post_init__(self) -> None:
+        self.forbidden_prefix = (self.forbidden_prefix or "").rstrip("/") or None
         self.claim = (self.execution_id, self.epoch, self.thread_id)
         self.fresh = self.head is None
         self.newest = self.head
@@ -127,7 +130,7 @@ class Attachment:
                     "name": name,
                     "task_id": id,
                     "duration_ms": round(spent * 1000, 3),
-                    "error": None if error is None else repr(error),
+                    "error": None if error is None else _shown(error),
                 }
             )
         return ran
@@ -154,3 +157,8 @@ class Attachment:
         self.steps += head[1] > 0
         self.errors, self.finished, self.interrupts = {}, {}, {}
         self.step_started = time.monotonic()
+
+
+def _shown(error: Any) -> str:
+    """An error as text that Postgres can hold, of bearable length."""
+    return repr(error)[:LONGEST_ERROR].encode("utf-8", "replace").decode().replace("\x00", "")

@@ -112,6 +112,26 @@ async def test_parallel_nodes_and_sends_are_told_apart(db: Database) -> None:
     assert len({node["task_id"] for node in rows[1]["nodes"]}) == 3
 
 
+async def test_an_error_that_a_handler_took_is_shown_at_its_node(db: Database) -> None:
+    async def fails(state: State) -> dict[str, Any]:
+        raise ValueError("no \x00 \ud800")
+
+    async def handler(state: State) -> dict[str, Any]:
+        return {"log": ["handled"]}
+
+    builder: Any = StateGraph(State)
+    builder.add_node("fails", fails, error_handler=handler)
+    builder.add_edge(START, "fails")
+    saver = Saver(db)
+    graph = builder.compile(checkpointer=saver)
+    attachment = attached(saver, graph, await execution(db))
+    assert (await run(graph, attachment, {"log": []}))["log"] == ["handled"]
+    row = await db.row("SELECT nodes::jsonb AS nodes FROM steps WHERE step = 1")
+    assert row is not None
+    assert [node["name"] for node in row["nodes"]] == ["fails"]
+    assert row["nodes"][0]["error"].startswith("ValueError('no")
+
+
 async def test_another_process_goes_on_from_the_head(db: Database) -> None:
     dies = True
 
@@ -389,7 +409,7 @@ async def test_a_path_inside_the_workspace_is_refused_with_its_channel(
 ) -> None:
     saver = Saver(db)
     graph = chain({"a": says("a", value=bad), "b": says("b")}).compile(checkpointer=saver)
-    attachment = attached(saver, graph, await execution(db, forbidden_prefix="/ws/e1/1"))
+    attachment = attached(saver, graph, await execution(db, forbidden_prefix="/ws/e1/1/"))
     with pytest.raises(errors.UnstorableValue, match="'value'"):
         await run(graph, attachment, {"log": []})
     assert (await head(db, attachment))[1] == 0
