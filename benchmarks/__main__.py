@@ -10,21 +10,22 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import common, throughput
+from benchmarks import common, growth, startup, throughput, waiting
 
 Measure = Callable[[argparse.Namespace], tuple[dict[str, Any], list[common.Target]]]
 
 
-def _throughput(options: argparse.Namespace) -> tuple[dict[str, Any], list[common.Target]]:
-    return throughput.run(
-        repeats=options.repeats,
-        executions=options.executions,
+MEASURES: dict[str, Measure] = {
+    "throughput": lambda options: throughput.run(
+        repeats=options.repeats or (2 if options.quick else 5),
+        executions=options.executions or (200 if options.quick else 400),
         processes=os.cpu_count() or 1,
         bench=not options.no_stack,
-    )
-
-
-MEASURES: dict[str, Measure] = {"throughput": _throughput}
+    ),
+    "waiting": lambda options: waiting.run(repeats=1 if options.quick else 3),
+    "startup": lambda options: startup.run(repeats=1 if options.quick else 3),
+    "growth": lambda options: growth.run(executions=2500 if options.quick else 5000),
+}
 
 
 def _options(arguments: list[str]) -> argparse.Namespace:
@@ -34,10 +35,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, help="turns of each contender (5; quick: 2)")
     parser.add_argument("--executions", type=int, help="of each process a turn (400; quick: 200)")
     parser.add_argument("--no-stack", action="store_true", help="checkpointing alone, without Ray")
-    options = parser.parse_args(arguments)
-    options.repeats = options.repeats or (2 if options.quick else 5)
-    options.executions = options.executions or (200 if options.quick else 400)
-    return options
+    return parser.parse_args(arguments)
 
 
 def main(arguments: list[str]) -> int:

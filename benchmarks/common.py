@@ -21,11 +21,13 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from wtb_ray.actors.postgres import EmbeddedPostgres
+from wtb_ray.db import migrate
 from wtb_ray.model import ScorerSpec
 from wtb_ray.sdk import WorkflowProject, WTBTestBench, local
 
 HERE: Final = Path(__file__).parent
 RESULTS: Final = HERE / "results"
+BENCH: Final = "whole bench"
 MIB: Final = 1024 * 1024
 PACKAGES: Final = ("ray", "langgraph", "langgraph-checkpoint-postgres", "psycopg")
 
@@ -67,10 +69,12 @@ class Server:
         self._url = asyncio.run(self._postgres.url())
 
     def database(self, name: str) -> str:
-        """The URL of a new, empty database."""
+        """The URL of a new database with all tables."""
         with self._connection() as conn:
             conn.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-        return make_conninfo(self._url, dbname=name)
+        url = make_conninfo(self._url, dbname=name)
+        migrate(url)
+        return url
 
     def settle(self) -> None:
         """Writes everything out, so that no contender pays for the one before."""
@@ -114,12 +118,12 @@ class Stack:
         self.data_dir = data_dir
         self.bench = WTBTestBench(found.url)
 
-    def processes(self, title: str = "") -> list[psutil.Process]:
-        """The stack's processes with `title` in their command line; its Postgres is no child of it."""
+    def processes(self, name: str = "") -> list[psutil.Process]:
+        """The stack's processes with `name` in their titles; its Postgres is no child of it."""
         pids = [self.pid]
         if (self.data_dir / "postgres" / "postmaster.pid").exists():
             pids.append(postmaster_of(self.data_dir / "postgres"))
-        return [p for pid in pids for p in family(pid) if title in _title(p)]
+        return [p for pid in pids for p in family(pid) if name in title(p)]
 
     def register(self, name: str, entry: str) -> None:
         """Registers a graph of `benchmarks.graphs`, uploaded as any user's code is."""
@@ -192,7 +196,8 @@ def environment(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _title(process: psutil.Process) -> str:
+def title(process: psutil.Process) -> str:
+    """What a process calls itself; nothing once it has ended."""
     try:
         return " ".join(process.cmdline())
     except psutil.Error:

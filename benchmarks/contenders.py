@@ -24,7 +24,7 @@ from benchmarks import graphs as measured
 from wtb_ray import graphs
 from wtb_ray.actors.runner import GC_THRESHOLDS
 from wtb_ray.attachments import Attachment
-from wtb_ray.db import Database, migrate
+from wtb_ray.db import Database
 from wtb_ray.model import Assignment, BatchSpec, Case, ProjectSpec, new_id
 from wtb_ray.saver import Saver
 from wtb_ray.store import Store
@@ -218,7 +218,6 @@ class Contender:
 
     def __init__(self, name: str, url: str, processes: int, width: int):
         self.name = name
-        migrate(url)
         context = multiprocessing.get_context("spawn")
         self._pipes: list[Connection] = []
         self._processes = []

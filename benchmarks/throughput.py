@@ -14,7 +14,6 @@ from typing import Any, Final
 from benchmarks import common
 from benchmarks.contenders import CONTENDERS, Contender
 
-BENCH: Final = "whole bench"
 WIDTH: Final = 64
 DOCUMENTED: Final = "stock"
 IMPROVED: Final = ("saver per run", "without lock")
@@ -45,7 +44,7 @@ def run(
     *, repeats: int = 5, executions: int = 400, processes: int = 2, bench: bool = True
 ) -> tuple[dict[str, Any], list[common.Target]]:
     """Measures; gives the result to be written and the targets."""
-    names = [*CONTENDERS, *([BENCH] if bench else [])]
+    names = [*CONTENDERS, *([common.BENCH] if bench else [])]
     standings = {name: Standing(name) for name in names}
     with ExitStack() as context:
         server = context.enter_context(common.postgres())
@@ -65,7 +64,7 @@ def run(
             )
             stack.register("five", "graphs:five")
             stack.warm("five", processes)
-            turns[BENCH] = _whole(server, stack, executions * processes)
+            turns[common.BENCH] = _whole(server, stack, executions * processes)
         for i in range(repeats):
             for name in names[i % len(names) :] + names[: i % len(names)]:
                 server.settle()
@@ -133,7 +132,7 @@ def _print(standings: dict[str, Standing]) -> None:
 
 
 def _targets(standings: dict[str, Standing]) -> list[common.Target]:
-    limits = {"ours": (2.0, 3.0, 2.0), BENCH: (1.2, 2.0, 1.2)}
+    limits = {"ours": (2.0, 3.0, 2.0), common.BENCH: (1.2, 2.0, 1.2)}
     found = []
     for name, (now, documented, improved) in limits.items():
         if name in standings:
