@@ -40,9 +40,16 @@ class Stack:
     database: str
 
     def rows(self, sql: str, params: Any = ()) -> list[dict[str, Any]]:
-        """Rows straight from the database, as a witness beside the API."""
-        with psycopg.connect(self.database, row_factory=dict_row, autocommit=True) as conn:
-            return conn.execute(sql.encode(), params).fetchall()
+        """Rows straight from the database, as a witness beside the API; waits while it restarts."""
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                with psycopg.connect(self.database, row_factory=dict_row, autocommit=True) as conn:
+                    return conn.execute(sql.encode(), params).fetchall()
+            except psycopg.OperationalError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
 
     def processes(self, title: str) -> list[psutil.Process]:
         """Processes of this stack whose title contains `title`, e.g. `ray::BatchScheduler`."""
@@ -66,6 +73,7 @@ class Stack:
     def postmaster(self) -> int:
         """Process id of the embedded Postgres."""
         pid_file = self.data_dir / "postgres" / "postmaster.pid"
+        wait_until(lambda: pid_file.exists() and pid_file.read_text())
         return int(pid_file.read_text().split()[0])
 
 

@@ -11,7 +11,6 @@ from pydantic import Field
 from wtb_ray.model import Case, Frozen, NodeRun, ScorerSpec, VariantSpec
 from wtb_ray.states import BatchStatus, CellStatus, ExecutionStatus
 
-
 Item = TypeVar("Item")
 
 
@@ -48,7 +47,6 @@ class BatchTestRequest(Frozen):
     """Cases `{"id", "input", "expected", "metadata"}`; without `input` the whole object is the input."""
     scorers: list[ScorerSpec | str] = Field(default_factory=list)
     repetitions: int = 1
-    share_prefix: bool = True
     node_errors: Literal["zero", "exclude"] = "zero"
     priority: int = Field(default=0, ge=-100, le=100)
     recursion_limit: int | None = Field(default=None, ge=1, le=100_000)

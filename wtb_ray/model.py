@@ -251,7 +251,6 @@ class BatchSpec(Frozen):
     repetitions: int = Field(default=1, ge=1)
     node_errors: Literal["zero", "exclude"] = "zero"
     """Whether a cell with a node error counts as score 0 or is left out of the mean."""
-    share_prefix: bool = True
     priority: int = Field(default=0, ge=-100, le=100)
     recursion_limit: int | None = Field(default=None, ge=1)
 

@@ -12,7 +12,9 @@ import pytest
 
 from tests.cluster.test_faults import ROOT, SCORERS, cases, undisturbed
 from tests.stack import Stack
+from wtb_ray import errors
 from wtb_ray.sdk import WorkflowProject, WTBTestBench
+from wtb_ray.sdk.bench import Batch
 
 SEED = int(os.environ.get("WTB_CHAOS_SEED", "20261123"))
 CELLS = 120
@@ -40,13 +42,7 @@ def test_random_kills_change_no_result(
     killed: Counter[str] = Counter()
     while killed.total() < kills:
         trace = tmp_path / f"trace-{killed.total()}"
-        batch = bench.run_batch_test(
-            project="faults",
-            variant_matrix=[{}],
-            test_cases=cases(CELLS, trace),
-            scorers=SCORERS,
-            wait=False,
-        )
+        batch = _started(bench, trace)
         for _ in range(min(2, kills - killed.total())):
             time.sleep(chance.uniform(0.05, 1.5))  # the moment of death is the point
             kind = chance.choice(["runner", *victims(stack)])
@@ -60,6 +56,21 @@ def test_random_kills_change_no_result(
         undisturbed(batch.wait(timeout=180), trace, CELLS)
         _exactly_once(stack, batch.id)
     print(f"seed {SEED}: killed {dict(killed)}")
+
+
+def _started(bench: WTBTestBench, trace: Path) -> Batch:
+    """A new batch; what the last kill took away may still be on its way back."""
+    while True:
+        try:
+            return bench.run_batch_test(
+                project="faults",
+                variant_matrix=[{}],
+                test_cases=cases(CELLS, trace),
+                scorers=SCORERS,
+                wait=False,
+            )
+        except errors.Unavailable:
+            time.sleep(0.5)
 
 
 def _exactly_once(stack: Stack, batch_id: str) -> None:

@@ -180,7 +180,7 @@ async def test_a_batch_is_run_to_its_end(server: Server, bench: Both) -> None:
     assert body["variant_matrix"] == [{}, {"search": "fast", "_name": "f"}]
     assert [c["id"] for c in body["test_cases"]] == ["w", "x"]
     assert [s["name"] for s in body["scorers"]] == ["token_f1", "exact", "numeric"]
-    assert (body["repetitions"], body["share_prefix"], body["node_errors"]) == (2, True, "exclude")
+    assert (body["repetitions"], body["node_errors"]) == (2, "exclude")
 
 
 async def test_cases_come_from_a_file(server: Server, bench: Both, tmp_path: Path) -> None:

@@ -58,14 +58,13 @@ class Scorer(_message.Message):
     def __init__(self, name: _Optional[str] = ..., args: _Optional[str] = ...) -> None: ...
 
 class RunBatchTestRequest(_message.Message):
-    __slots__ = ("project", "version", "variant_matrix", "test_cases", "scorers", "repetitions", "share_prefix", "node_errors", "priority", "recursion_limit", "idempotency_key")
+    __slots__ = ("project", "version", "variant_matrix", "test_cases", "scorers", "repetitions", "node_errors", "priority", "recursion_limit", "idempotency_key")
     PROJECT_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     VARIANT_MATRIX_FIELD_NUMBER: _ClassVar[int]
     TEST_CASES_FIELD_NUMBER: _ClassVar[int]
     SCORERS_FIELD_NUMBER: _ClassVar[int]
     REPETITIONS_FIELD_NUMBER: _ClassVar[int]
-    SHARE_PREFIX_FIELD_NUMBER: _ClassVar[int]
     NODE_ERRORS_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     RECURSION_LIMIT_FIELD_NUMBER: _ClassVar[int]
@@ -76,12 +75,11 @@ class RunBatchTestRequest(_message.Message):
     test_cases: _containers.RepeatedCompositeFieldContainer[TestCase]
     scorers: _containers.RepeatedCompositeFieldContainer[Scorer]
     repetitions: int
-    share_prefix: bool
     node_errors: str
     priority: int
     recursion_limit: int
     idempotency_key: str
-    def __init__(self, project: _Optional[str] = ..., version: _Optional[str] = ..., variant_matrix: _Optional[_Iterable[_Union[Binding, _Mapping]]] = ..., test_cases: _Optional[_Iterable[_Union[TestCase, _Mapping]]] = ..., scorers: _Optional[_Iterable[_Union[Scorer, _Mapping]]] = ..., repetitions: _Optional[int] = ..., share_prefix: bool = ..., node_errors: _Optional[str] = ..., priority: _Optional[int] = ..., recursion_limit: _Optional[int] = ..., idempotency_key: _Optional[str] = ...) -> None: ...
+    def __init__(self, project: _Optional[str] = ..., version: _Optional[str] = ..., variant_matrix: _Optional[_Iterable[_Union[Binding, _Mapping]]] = ..., test_cases: _Optional[_Iterable[_Union[TestCase, _Mapping]]] = ..., scorers: _Optional[_Iterable[_Union[Scorer, _Mapping]]] = ..., repetitions: _Optional[int] = ..., node_errors: _Optional[str] = ..., priority: _Optional[int] = ..., recursion_limit: _Optional[int] = ..., idempotency_key: _Optional[str] = ...) -> None: ...
 
 class BatchTestProgress(_message.Message):
     __slots__ = ("batch_id", "status", "total", "counts", "finished", "percent", "rate", "remaining_s")

@@ -114,7 +114,6 @@ class AsyncTestBench:
         test_cases: AnyCases,
         scorers: Iterable[AnyScorer] = (),
         repetitions: int = 1,
-        share_prefix: bool = True,
         wait: bool = True,
         progress: OnProgress | None = None,
         timeout: float | None = None,
@@ -128,7 +127,7 @@ class AsyncTestBench:
             variant_matrix,
             test_cases,
             scorers,
-            {"repetitions": repetitions, "share_prefix": share_prefix, **options},
+            {"repetitions": repetitions, **options},
         )
         flow = flows.batch_test(request, wait, timeout, progress)
         return AsyncBatch(self, await self.flow(flow))

@@ -136,7 +136,6 @@ class WTBTestBench:
         test_cases: AnyCases,
         scorers: Iterable[AnyScorer] = (),
         repetitions: int = 1,
-        share_prefix: bool = True,
         wait: bool = True,
         progress: OnProgress | None = None,
         timeout: float | None = None,
@@ -148,7 +147,6 @@ class WTBTestBench:
             variant_matrix: Bindings `{node: variant}`, each with an optional `_workflow` and `_name`.
             test_cases: Cases, or the path of a JSONL, CSV or Parquet file of them.
             scorers: Names, `@scorer` functions, or `ScorerSpec`s with arguments.
-            share_prefix: Run what variants have in common once.
             wait: Return when the batch has ended, not when it is accepted.
             progress: Called with the progress every now and then, and at the end.
             timeout: Seconds to wait at most.
@@ -165,7 +163,7 @@ class WTBTestBench:
             variant_matrix,
             test_cases,
             scorers,
-            {"repetitions": repetitions, "share_prefix": share_prefix, **options},
+            {"repetitions": repetitions, **options},
         )
         flow = flows.batch_test(request, wait, timeout, progress)
         return Batch(self, self.flow(flow))

@@ -129,7 +129,6 @@ class ExecutionController:
             scorers=tuple(ScorerSpec(name=s) if isinstance(s, str) else s for s in request.scorers),
             repetitions=request.repetitions,
             node_errors=request.node_errors,
-            share_prefix=request.share_prefix,
             priority=request.priority,
             recursion_limit=request.recursion_limit,
         )

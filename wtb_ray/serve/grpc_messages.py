@@ -52,7 +52,6 @@ def batch_request(message: batch_pb2.RunBatchTestRequest) -> BatchTestRequest:
             for i, s in enumerate(message.scorers)
         ],
         "repetitions": _optional(message, "repetitions"),
-        "share_prefix": _optional(message, "share_prefix"),
         "node_errors": message.node_errors or None,
         "priority": message.priority,
         "recursion_limit": _optional(message, "recursion_limit"),

@@ -31,7 +31,6 @@ CREATE TABLE batches (
     cases       integer NOT NULL,
     cells       integer NOT NULL,
     node_errors text NOT NULL DEFAULT 'zero' CHECK (node_errors IN ('zero', 'exclude')),
-    share_prefix boolean NOT NULL DEFAULT true,
     recursion_limit integer NOT NULL,
     priority    integer NOT NULL DEFAULT 0,
     created_at  timestamptz NOT NULL DEFAULT now(),

@@ -1,8 +1,8 @@
 -- name: insert_batch
 INSERT INTO batches (id, project, version, bindings, variants, scorers, repetitions, cases, cells,
-                     node_errors, share_prefix, recursion_limit, priority)
+                     node_errors, recursion_limit, priority)
 VALUES (%(id)s, %(project)s, %(version)s, %(bindings)s, %(variants)s::text[], %(scorers)s,
-        %(repetitions)s, %(cases)s, %(cells)s, %(node_errors)s, %(share_prefix)s,
+        %(repetitions)s, %(cases)s, %(cells)s, %(node_errors)s,
         %(recursion_limit)s, %(priority)s)
 
 -- name: copy_cases

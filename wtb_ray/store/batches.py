@@ -222,7 +222,6 @@ def _row(spec: BatchSpec, version: ProjectVersion) -> dict[str, Any]:
         "repetitions": spec.repetitions,
         "cases": len(spec.cases),
         "node_errors": spec.node_errors,
-        "share_prefix": spec.share_prefix,
         "priority": spec.priority,
     }
 
