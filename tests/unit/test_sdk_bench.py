@@ -240,7 +240,7 @@ async def test_scorers_of_unknown_code_and_other_things_are_refused(
 ) -> None:
     with pytest.raises(errors.NotImportable, match="outside of the bundle"):
         await bench.run_batch_test("rag", [{}], CASES[1:], [length])
-    with pytest.raises(errors.InvalidRequest, match=r"@wtb_ray\.scorer"):
+    with pytest.raises(errors.InvalidRequest, match=r"async function"):
         await bench.run_batch_test("rag", [{}], CASES[1:], [len])
     assert server.requests == []
 
