@@ -17,7 +17,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from tests.cluster.conftest import Stack, wait_until
+from tests.stack import Stack, wait_until
 from wtb_ray import errors
 from wtb_ray.model import new_id
 from wtb_ray.sdk import WorkflowProject, WTBTestBench

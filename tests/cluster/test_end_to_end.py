@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.cluster.conftest import Stack
 from tests.cluster.pipeline import CASES, EXACT, NAME, described, imported
+from tests.stack import Stack
 from wtb_ray.model import Case
 from wtb_ray.sdk import AsyncTestBench, WorkflowProject, WTBTestBench
 

@@ -15,8 +15,8 @@ import polars as pl
 import pytest
 import pytest_asyncio
 
-from tests.cluster.conftest import Stack
 from tests.cluster.pipeline import CASES, NAME, QUESTIONS, ROOT, described, imported
+from tests.stack import Stack
 from wtb_ray.rpc import batch_pb2 as batches
 from wtb_ray.rpc import execution_pb2 as executions
 from wtb_ray.rpc.batch_pb2_grpc import BatchTestStub

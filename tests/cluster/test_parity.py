@@ -18,8 +18,8 @@ import pytest
 from langchain_core.callbacks import AsyncCallbackHandler
 from pydantic import BaseModel
 
-from tests.cluster.conftest import Stack
 from tests.shapes import SHAPES, TRAIL, Shape
+from tests.stack import Stack
 from wtb_ray.model import Case
 from wtb_ray.sdk import AsyncTestBench, Execution, WorkflowProject
 
