@@ -21,6 +21,7 @@ from wtb_ray.actors.lifecycle import ActorLifecycle
 from wtb_ray.actors.postgres import EmbeddedPostgres
 from wtb_ray.actors.runner import VariantRunner
 from wtb_ray.actors.scheduler import BatchScheduler
+from wtb_ray.db import migrate
 from wtb_ray.model import NAMESPACE, Assignment, GraphInfo, ProjectSpec, Runner, ScorerSpec, new_id
 from wtb_ray.settings import Settings
 
@@ -94,8 +95,13 @@ def check_local(settings: Settings) -> None:
 
 
 async def database_url(settings: Settings) -> str:
-    """The URL of the migrated database, starting the embedded one if none is set."""
+    """The URL of the migrated database, starting the embedded one if none is set.
+
+    Raises:
+        DatabaseUnavailable: It does not answer, or did not start.
+    """
     if settings.database_url is not None:
+        await asyncio.to_thread(migrate, settings.database_url)
         return settings.database_url
     directory = str(settings.data_dir.resolve() / "postgres")
     actor = await asyncio.to_thread(
