@@ -1,10 +1,11 @@
 """The threads beside the loop: the lease outlives a blocked loop, and the blocker is named."""
 
 import asyncio
+import sys
 import time
 
 from tests import toy
-from wtb_ray.actors.lease import LeaseKeeper, LoopWatch
+from wtb_ray.actors.lease import LeaseKeeper, LoopWatch, node_on_stack
 from wtb_ray.db import Database
 from wtb_ray.store import Store
 
@@ -39,3 +40,11 @@ async def test_a_blocked_loop_keeps_its_lease_and_a_buried_one_is_told(
         while not lost:
             await asyncio.sleep(0.05)
     keeper.stop()
+
+
+def test_no_local_variable_of_a_node_ends_the_watch() -> None:
+    def odd(config: object) -> str | None:
+        return node_on_stack(sys._getframe())
+
+    assert [odd(config) for config in ({"metadata": None}, {"metadata": 3}, {}, None)] == [None] * 4
+    assert odd({"metadata": {"langgraph_node": "n"}}) == "n"

@@ -96,7 +96,8 @@ def node_on_stack(frame: FrameType | None) -> str | None:
     """The LangGraph node whose code the frame runs: LangGraph calls it with a config that names it."""
     while frame is not None:
         config = frame.f_locals.get("config")
-        if isinstance(config, dict) and "langgraph_node" in config.get("metadata", {}):
-            return str(config["metadata"]["langgraph_node"])
+        metadata = config.get("metadata") if isinstance(config, dict) else None
+        if isinstance(metadata, dict) and "langgraph_node" in metadata:
+            return str(metadata["langgraph_node"])
         frame = frame.f_back
     return None
