@@ -1,5 +1,6 @@
 """Scorers as a project has them, found by import path."""
 
+import asyncio
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
@@ -46,3 +47,15 @@ async def open_ended(
 
 async def bare(result: CellOutcome) -> float:
     return 1.0
+
+
+@scorer(metrics=["leaving"])
+async def leaving(result: CellOutcome, how: str) -> float:
+    """Raises what is no `Exception`, or never ends."""
+    if how == "SystemExit":
+        raise SystemExit(3)
+    waiting = asyncio.ensure_future(asyncio.sleep(60))
+    if how == "CancelledError":
+        waiting.cancel()
+    await waiting
+    return 0.0

@@ -1,5 +1,6 @@
 """Scorers: what each built-in one gives, how they are found, and how misuse is told."""
 
+import asyncio
 import pickle
 from collections.abc import Mapping
 from importlib import metadata
@@ -414,6 +415,20 @@ async def test_what_a_scorer_raises_is_told_and_kept() -> None:
         "reason": "'text'",
     }
     assert isinstance(e.value.__cause__, KeyError)
+
+
+@pytest.mark.parametrize("how", ["CancelledError", "SystemExit"])
+async def test_a_scorer_cannot_end_what_runs_it(how: str) -> None:
+    with pytest.raises(errors.ScorerFailed, match=how):
+        await scored("tests.scorers:leaving", {}, how=how)
+
+
+async def test_a_cancelled_score_passes_the_cancellation_on() -> None:
+    task = asyncio.create_task(scored("tests.scorers:leaving", {}, how="never"))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
 
 
 async def test_explanations_can_be_stored_in_postgres() -> None:

@@ -7,6 +7,7 @@ declared metric, finite or null; whatever a scorer raises comes out as `ScorerFa
 retries, never writes.
 """
 
+import asyncio
 import difflib
 import functools
 import importlib
@@ -301,7 +302,9 @@ async def score(spec: ScorerSpec, outcome: CellOutcome) -> list[Score]:
     args = found.arguments(spec.args)
     try:
         reply = await found.function(outcome, **args)
-    except Exception as e:
+    except BaseException as e:
+        if isinstance(e, GeneratorExit) or _is_cancelled(e):
+            raise
         raise errors.ScorerFailed(
             f"scorer {spec.name!r} raised {type(e).__name__}: {e}",
             scorer=spec.name,
@@ -309,6 +312,13 @@ async def score(spec: ScorerSpec, outcome: CellOutcome) -> list[Score]:
             reason=str(e),
         ) from e
     return found.scores(reply, spec.args)
+
+
+def _is_cancelled(error: BaseException) -> bool:
+    """Whether it is the caller that is cancelled, and not something that the scorer waited for."""
+    task = asyncio.current_task()
+    cancelled = task is not None and task.cancelling() > 0
+    return isinstance(error, asyncio.CancelledError) and cancelled
 
 
 @functools.lru_cache(maxsize=256)
@@ -335,7 +345,7 @@ def _imported(path: str) -> Scorer:
     module, _, name = path.partition(":")
     try:
         found = attrgetter(name.strip())(importlib.import_module(module.strip()))
-    except Exception as e:
+    except (Exception, SystemExit) as e:
         reason = f"{type(e).__name__}: {e}"
         raise errors.UnknownScorer(
             f"scorer {path!r} cannot be imported: {reason}", field="name", reason=reason
