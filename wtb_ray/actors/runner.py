@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import psycopg
+
 from wtb_ray import bundles, errors, graphs, plan, scoring
 from wtb_ray.actors.lease import LeaseKeeper, LoopWatch
 from wtb_ray.attachments import Attachment
@@ -40,7 +42,12 @@ from wtb_ray.store.settlements import DRAINED, Kind, Settlement
 log = logging.getLogger(__name__)
 
 RETRY_S = (0.1, 0.3, 1.0, 2.0)
+KNOWN_BATCHES = 64
+"""Batches whose scorers are kept at hand."""
+UNSTORABLE = "unstorable_result"
 GC_THRESHOLDS = (50_000, 20, 50)
+LINGER_S = 0.1
+"""How long a free slot waits for others, so that work is claimed in chunks."""
 
 
 class VariantRunner:
@@ -67,9 +74,10 @@ class VariantRunner:
         self._graphs = graphs.Graphs(spec, self._saver, timeout_s=settings.entry_timeout_s)
         self._settlements: GroupCommit[Settlement, None] = GroupCommit(self._settle)
         self._scorers: dict[str, tuple[ScorerSpec, ...]] = {}
-        self._controls: dict[str, graphs.Control] = {}
+        self._controls: dict[tuple[str, int], graphs.Control] = {}
         self._held: set[tuple[str, int]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._reports: set[asyncio.Task[None]] = set()
         self._busy = 0
         self._room = asyncio.Condition()
         self._draining = False
@@ -145,10 +153,18 @@ class VariantRunner:
             task = asyncio.create_task(self._execute(assignment))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        low_water = max(1, min(self._settings.chunk_size, self._slots) // 2)
-        async with self._room:
-            await self._room.wait_for(lambda: self._slots - self._busy >= low_water)
+        await self._room_again()
         return self._slots - self._busy
+
+    async def _room_again(self) -> None:
+        """Waits for enough free slots that filling them pays, but not long: then one is enough."""
+        enough = min(self._settings.chunk_size, max(1, self._slots // 2))
+        async with self._room:
+            try:
+                async with asyncio.timeout(LINGER_S):
+                    await self._room.wait_for(lambda: self._slots - self._busy >= enough)
+            except TimeoutError:
+                await self._room.wait_for(lambda: self._busy < self._slots)
 
     async def drain(self) -> None:
         """Gives all work back at the next boundary of each execution, and lets the lease go."""
@@ -187,9 +203,24 @@ class VariantRunner:
                     await self._settlements.submit(settlement)
             except (errors.Unavailable, errors.Fenced) as e:
                 log.warning("undelivered work not returned: %s", e, extra={"action": "undelivered"})
+            except Exception:  # a defect in one round must not end the returning
+                log.exception("undelivered work not returned", extra={"action": "undelivered"})
 
     async def _execute(self, assignment: Assignment) -> None:
         """One execution from its head to its next rest, whatever happens on the way."""
+        claim = (assignment.execution_id, assignment.epoch)
+        try:
+            settlement = await self._outcome(assignment)
+            if settlement is not None:
+                await self._conclude(settlement)
+        finally:
+            self._held.discard(claim)
+            self._busy -= 1
+            async with self._room:
+                self._room.notify_all()
+
+    async def _outcome(self, assignment: Assignment) -> Settlement | None:
+        """How the execution is to be settled; None when it is another owner's by now."""
         attachment = Attachment(
             execution_id=assignment.execution_id,
             epoch=assignment.epoch,
@@ -200,19 +231,20 @@ class VariantRunner:
             batch_id=assignment.batch_id,
             actor=self.id,
         )
-        control = self._controls[assignment.thread_id] = graphs.Control()
+        claim = (assignment.execution_id, assignment.epoch)
+        control = self._controls[claim] = graphs.Control()
         if self._draining:
             control.request_drain("drained")
         self._saver.attach(attachment)
         try:
-            settlement = await self._run(assignment, attachment, control)
+            return await self._run(assignment, attachment, control)
         except errors.Fenced:
-            settlement = None
+            return None
         except Exception as e:  # what is no node's fault is tried again elsewhere
             log.exception(
                 "execution %s interrupted", assignment.execution_id, extra={"action": "run"}
             )
-            settlement = self._settlement(
+            return self._settlement(
                 assignment,
                 "requeue",
                 reason=f"infrastructure: {type(e).__name__}: {e}",
@@ -220,13 +252,7 @@ class VariantRunner:
             )
         finally:
             self._saver.detach(assignment.thread_id)
-            del self._controls[assignment.thread_id]
-        if settlement is not None:
-            await self._conclude(settlement)
-        self._held.discard((assignment.execution_id, assignment.epoch))
-        self._busy -= 1
-        async with self._room:
-            self._room.notify_all()
+            del self._controls[claim]
 
     async def _run(
         self, assignment: Assignment, attachment: Attachment, control: graphs.Control
@@ -286,7 +312,12 @@ class VariantRunner:
 
     async def _scorers_of(self, batch_id: str) -> tuple[ScorerSpec, ...]:
         if batch_id not in self._scorers:
-            self._scorers[batch_id] = (await self._store.batches.get(batch_id)).scorers
+            specs = (await self._store.batches.get(batch_id)).scorers
+            await self.check_scorers(specs)  # imports them, away from the event loop
+            if len(self._scorers) >= KNOWN_BATCHES:
+                self._scorers.clear()
+            self._scorers[batch_id] = specs
+            return specs
         return self._scorers[batch_id]
 
     def _settlement(self, assignment: Assignment, kind: Kind, **what: Any) -> Settlement:
@@ -311,25 +342,33 @@ class VariantRunner:
                 return
             except errors.Fenced:
                 return
-            except errors.Unavailable:
+            except (errors.Unavailable, psycopg.Error) as e:
+                if attempt % 10 == 0:
+                    log.warning("%s not settled yet: %s", settlement.execution_id, e)
                 await asyncio.sleep(RETRY_S[min(attempt, len(RETRY_S) - 1)])
                 attempt += 1
             except Exception as e:
                 log.exception("settling %s", settlement.execution_id, extra={"action": "settle"})
-                if settlement.kind == "fail":
+                if settlement.fault is not None and settlement.fault.code == UNSTORABLE:
                     return
-                fault = Fault(code="unstorable_result", type=type(e).__name__, message=repr(e))
-                settlement = dataclasses.replace(settlement, kind="fail", fault=fault, scores=[])
+                fault = Fault(code=UNSTORABLE, type=type(e).__name__, message=ascii(e))
+                settlement = dataclasses.replace(
+                    settlement, kind="fail", reason=None, fault=fault, scores=[]
+                )
 
     def _lagged(self, lag_ms: float, nodes: list[str]) -> None:
         log.warning("event loop held up for %.0f ms by %s", lag_ms, nodes, extra={"action": "lag"})
         task = asyncio.create_task(self._report_lag(lag_ms, nodes))
-        self._reports = task
+        self._reports.add(task)
+        task.add_done_callback(self._reports.discard)
 
     async def _report_lag(self, lag_ms: float, nodes: list[str]) -> None:
         event = RunnerLagged(runner=self.id, lag_ms=lag_ms, nodes=nodes)
-        async with self._db.transaction() as conn:
-            await self._store.events.append(conn, self.id, event, project=self._spec.name)
+        try:
+            async with self._db.transaction() as conn:
+                await self._store.events.append(conn, self.id, event, project=self._spec.name)
+        except errors.Unavailable as e:
+            log.warning("lag not reported: %s", e, extra={"action": "lag"})
 
     def _lost(self) -> None:
         """The lease was taken away: everything here belongs to others, so the process ends."""
