@@ -17,6 +17,7 @@ from typing import Any, Final, TypeVar, cast
 
 import orjson
 from langchain_core.runnables import RunnableConfig
+from langgraph._internal._constants import ERROR_SOURCE_NODE
 from langgraph.checkpoint.base import (
     WRITES_IDX_MAP,
     ChannelVersions,
@@ -218,6 +219,7 @@ class Saver(BasePostgresSaver):
             attachment.observe(task_id, writes)
             if not ns and not attachment.takes(task_id, checkpoint_id):
                 return
+            writes = _without_output_of_failed(writes)
         try:
             rows = [
                 self._write_row(index, channel, value, task_id, task_path, attachment)
@@ -435,6 +437,18 @@ class Saver(BasePostgresSaver):
 
     def delete_thread(self, thread_id: str) -> None:
         self._wait(self.adelete_thread(thread_id))
+
+
+def _without_output_of_failed(writes: Sequence[tuple[str, Any]]) -> Sequence[tuple[str, Any]]:
+    """What counts of a task's writes: one that failed after its node returned has not finished.
+
+    LangGraph stores the node's output beside the error of its router, and would take the node for
+    finished when the execution goes on: its routes would never run.
+    """
+    channels_written = {channel for channel, _ in writes}
+    if ERROR not in channels_written or ERROR_SOURCE_NODE in channels_written:
+        return writes
+    return [write for write in writes if write[0] in WRITES_IDX_MAP]
 
 
 def _run_of(thread_id: str, attachment: Attachment | None) -> Claim | str:

@@ -333,3 +333,13 @@ async def test_a_subgraph_with_a_memory_of_its_own_is_re_entered_exactly(db: Dat
     assert whole.values == pieced.values
     assert whole.values is not None
     assert whole.values["said"] == ["seen 1", "seen 2", "seen 3"]
+
+
+async def test_a_node_whose_router_raised_has_not_finished_for_who_goes_on(db: Database) -> None:
+    ran, first = await run(db, "bad_router")
+    assert first.kind == "failed"
+    await ran.taken_over()  # the runner died before it could say so
+    second = await ran.go()
+    assert second.kind == "failed"
+    assert second.fault is not None
+    assert (second.fault.type, second.fault.node) == ("LookupError", "retrieve")
