@@ -102,6 +102,8 @@ CREATE TABLE branches (
     created_at  timestamptz NOT NULL DEFAULT now(),
     UNIQUE (execution_id, number)
 );
+-- What walks back along branches asks for those that have a parent: a few of very many.
+CREATE INDEX branches_parent ON branches (thread_id) WHERE parent_thread IS NOT NULL;
 
 -- One row per root checkpoint; it commits with LangGraph's own rows. Each is a restore point with
 -- no pending writes of its own; those taken elsewhere are in restore_points.
