@@ -1,6 +1,7 @@
 """A small graph with variants, for tests of what lies around graphs."""
 
 import asyncio
+import threading
 import time
 from typing import TypedDict
 
@@ -66,3 +67,17 @@ def blocking_graph() -> StateGraph[State]:
     builder.add_node("blocker", blocker)
     builder.add_edge(START, "blocker")
     return builder
+
+
+OPEN = threading.Event()
+
+
+async def held(state: State) -> State:
+    """Ends when `OPEN` is set; at once for odd numbers."""
+    while state["x"] % 2 == 0 and not OPEN.is_set():
+        await asyncio.sleep(0.02)
+    return {"y": state["x"]}
+
+
+def gated_graph() -> StateGraph[State]:
+    return StateGraph(State).add_node("held", held).add_edge(START, "held")

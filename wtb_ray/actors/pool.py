@@ -81,6 +81,10 @@ class ActorPool:
         if member is not None and member.call is not None:
             member.call.cancel()
 
+    def idle(self) -> bool:
+        """Whether any worker could be given a chunk now."""
+        return any(m.idle() for m in self._members.values())
+
     def free(self, worker_id: str) -> int:
         """Free slots of a worker as it last said; 0 for one that is not here."""
         member = self._members.get(worker_id)

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 TICK_S: Final = 0.25
 SPAWN_BACKOFF_S: Final = 2.0
 SPAWN_ATTEMPTS: Final = 4
+FULL_S: Final = 1.0
+"""How long all runners of a pool must be without room until another one is started for that."""
 ACTOR: Final = "scheduler"
 
 
@@ -42,6 +44,16 @@ class _Pool:
     spawning: set[asyncio.Task[None]] = field(default_factory=set)
     failures: int = 0
     not_before: float = 0.0
+    full_since: float | None = None
+
+    def full(self) -> bool:
+        """Whether no worker has had room for a while; to be asked again and again."""
+        now = time.monotonic()
+        if self.workers.idle():
+            self.full_since = None
+        elif self.full_since is None:
+            self.full_since = now
+        return self.full_since is not None and now - self.full_since >= FULL_S
 
 
 class BatchScheduler:
@@ -126,25 +138,29 @@ class BatchScheduler:
         for runner in ready.values():
             if runner.id not in pool.workers:
                 pool.epochs[runner.id] = runner.epoch
-                pool.workers.push(
-                    self._runners.worker(runner), max(0, runner.slots - runner.in_flight)
-                )
+                worker = self._runners.worker(runner)
+                pool.workers.push(worker, 0)
+                pool.workers.submit(worker, [])  # it says itself when it has how much room
         if demand is None:
+            pool.full_since = None
             return
         pool.work.set()
-        starting = len(pool.spawning) + sum(r.status == "STARTING" for r in alive)
-        missing = self._desired(demand, pool.solo) - len(ready) - max(starting, len(pool.spawning))
+        starting = max(len(pool.spawning), sum(r.status == "STARTING" for r in alive))
+        missing = self._desired(pool, demand, len(ready)) - len(ready) - starting
         if missing > 0 and time.monotonic() >= pool.not_before:
             for _ in range(missing):
                 task = asyncio.create_task(self._spawn(pool))
                 pool.spawning.add(task)
                 task.add_done_callback(pool.spawning.discard)
 
-    def _desired(self, demand: Demand, solo: bool) -> int:
-        if solo:
+    def _desired(self, pool: _Pool, demand: Demand, ready: int) -> int:
+        if pool.solo:
             return 1 if demand.suspects else 0
         waiting = demand.pending - demand.suspects + demand.cells
-        return min(self._settings.runners_per_pool, math.ceil(waiting / self._settings.chunk_size))
+        wanted = math.ceil(waiting / self._settings.chunk_size)
+        if waiting and pool.full():  # however little waits, those that are there may be held up
+            wanted = max(wanted, ready + 1)
+        return min(self._settings.runners_per_pool, wanted)
 
     async def _pool(self, key: tuple[str, bool]) -> _Pool:
         if key not in self._pools:
