@@ -2,10 +2,13 @@
 
 A runner is taken for dead when its lease has run out *and* its process is known to be gone, or when
 the lease is overdue by ten times its length. Burying is one transaction and may be repeated.
+After a pause of the whole machine or of the database every lease is overdue, so that each runner
+first gets one length of a lease, measured here, in which to renew it.
 """
 
 import asyncio
 import logging
+import time
 from typing import Final
 
 from wtb_ray import errors
@@ -30,6 +33,7 @@ class ActorLifecycle:
         self._db = Database(database_url, size=2, name="wtb-lifecycle")
         self._store = Store(self._db)
         self._runners = runners
+        self._expired: dict[str, float] = {}
         self._loop = asyncio.create_task(self._run())
 
     async def close(self) -> None:
@@ -42,28 +46,42 @@ class ActorLifecycle:
         await self._db.open()
         while True:
             try:
-                for runner in await self._store.leases.runners():
-                    await self._look_after(runner)
+                await self._round()
             except errors.Unavailable as e:
                 log.warning("no reaping: %s", e, extra={"action": "reap"})
             except Exception:  # a defect in one round must not end the reaping
                 log.exception("reaping failed", extra={"action": "reap"})
             await asyncio.sleep(TICK_S)
 
+    async def _round(self) -> None:
+        runners, now = await self._store.leases.runners(), time.monotonic()
+        self._expired = {r.id: self._expired.get(r.id, now) for r in runners if r.expired}
+        for runner in runners:
+            try:
+                await self._look_after(runner)
+            except errors.Unavailable:
+                raise
+            except Exception:  # trouble with one runner must not keep the others from being reaped
+                log.exception("runner %s not looked after", runner.id, extra={"action": "reap"})
+
     async def _look_after(self, runner: Runner) -> None:
         settings = self._settings
         if runner.expired:
-            overdue = runner.overdue_s > HARD_LIMIT * settings.lease_ttl_s
+            seen_for = time.monotonic() - self._expired[runner.id]
+            overdue = (
+                runner.overdue_s > HARD_LIMIT * settings.lease_ttl_s
+                and seen_for > settings.lease_ttl_s
+            )
             if overdue or not await self._runners.alive(runner.id):
                 await self._bury(runner, "lease overdue" if overdue else "process died")
         elif runner.status == "STARTING" and runner.idle_s > 2 * settings.entry_timeout_s:
             await self._bury(runner, "never became ready")
-        elif (
+        elif runner.status == "DRAINING" or (
             runner.status == "READY"
             and runner.in_flight == 0
             and runner.idle_s > settings.idle_pool_s
+            and await self._store.leases.retire(runner.id)
         ):
-            await self._store.leases.drain(runner.id)
             await self._runners.drain(runner.id)
             await self._bury(runner, "idle")
 

@@ -12,6 +12,7 @@ import gc
 import logging
 import os
 import socket
+import threading
 import traceback
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -45,6 +46,8 @@ RETRY_S = (0.1, 0.3, 1.0, 2.0)
 KNOWN_BATCHES = 64
 """Batches whose scorers are kept at hand."""
 UNSTORABLE = "unstorable_result"
+UNCLAIMED_S = 120.0
+"""How long a process waits for its start, beside the time that imports may take."""
 GC_THRESHOLDS = (50_000, 20, 50)
 LINGER_S = 0.1
 """How long a free slot waits for others, so that work is claimed in chunks."""
@@ -84,6 +87,10 @@ class VariantRunner:
         self._lease: LeaseKeeper | None = None
         self._watch: LoopWatch | None = None
         self._returning: asyncio.Task[None] | None = None
+        # Without a lease nobody else would ever find a process whose maker died before its start.
+        self._unclaimed = threading.Timer(UNCLAIMED_S + settings.entry_timeout_s, self._forgotten)
+        self._unclaimed.daemon = True
+        self._unclaimed.start()
 
     async def prepare(self) -> None:
         """Fetches and unpacks the code, without importing it.
@@ -131,6 +138,7 @@ class VariantRunner:
             None,
             ttl,
         )
+        self._unclaimed.cancel()
         self._lease = LeaseKeeper(self._url, self.id, epoch, ttl, self._lost)
         self._lease.start()
         self._watch = LoopWatch(self._lagged)
@@ -179,6 +187,7 @@ class VariantRunner:
 
     async def close(self) -> None:
         """Lets go of the database; for a runner that has drained or is given up."""
+        self._unclaimed.cancel()
         if self._returning is not None:
             self._returning.cancel()
             await asyncio.gather(self._returning, return_exceptions=True)
@@ -369,6 +378,10 @@ class VariantRunner:
                 await self._store.events.append(conn, self.id, event, project=self._spec.name)
         except errors.Unavailable as e:
             log.warning("lag not reported: %s", e, extra={"action": "lag"})
+
+    def _forgotten(self) -> None:
+        log.error("runner %s was never started and ends", self.id, extra={"action": "unclaimed"})
+        os._exit(1)
 
     def _lost(self) -> None:
         """The lease was taken away: everything here belongs to others, so the process ends."""

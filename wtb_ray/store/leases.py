@@ -88,6 +88,22 @@ class Leases:
         """
         await self._set(id, "drain", None)
 
+    async def retire(self, id: str) -> bool:
+        """Whether a ready runner is without work; then it drains, and gets none any more."""
+
+        async def work(conn: Connection) -> bool:
+            lease = await _lock(conn, id)  # claims for it lock it too
+            if lease is None or lease["status"] != RunnerStatus.READY:
+                return False
+            if await (await conn.execute(SQL["owned_executions"], {"owner": id})).fetchone():
+                return False
+            await conn.execute(
+                SQL["set_lease_status"], {"id": id, "status": str(RunnerStatus.DRAINING)}
+            )
+            return True
+
+        return await transact(self._db, work)
+
     async def _set(self, id: str, command: str, epoch: int | None) -> None:
         to = states.RUNNER[command][1]
 
