@@ -21,7 +21,7 @@ from wtb_ray.rpc import batch_pb2 as batches
 from wtb_ray.rpc import execution_pb2 as executions
 from wtb_ray.rpc.batch_pb2_grpc import BatchTestStub
 from wtb_ray.rpc.execution_pb2_grpc import ExecutionControlStub
-from wtb_ray.sdk import WTBTestBench
+from wtb_ray.sdk import AsyncTestBench, WTBTestBench
 
 ROUTES = """
 GET /health
@@ -165,9 +165,7 @@ async def test_grpc_runs_and_follows_an_execution(
 
 
 @pytest.mark.usefixtures("version")
-async def test_grpc_runs_a_batch_up_to_its_end(
-    channel: grpc.aio.Channel, http: httpx.AsyncClient
-) -> None:
+async def test_grpc_runs_a_batch_up_to_its_end(channel: grpc.aio.Channel, stack: Stack) -> None:
     request = batches.RunBatchTestRequest(
         project=NAME,
         variant_matrix=[
@@ -186,8 +184,9 @@ async def test_grpc_runs_a_batch_up_to_its_end(
     last = progress[-1]
     assert (last.status, last.finished, last.percent) == (batches.BATCH_STATUS_COMPLETED, 24, 100)
     assert dict(last.counts) == {"DONE": 24}
-    board = (await http.get(f"/batch-tests/{last.batch_id}/leaderboard")).json()
-    assert {row["variant"]: row["metrics"][0]["mean"] for row in board["rows"]} == {
+    async with AsyncTestBench(stack.url) as bench:
+        board = await bench.leaderboard(last.batch_id)
+    assert {row.variant: row.metrics[0].mean for row in board.rows} == {
         "retriever=bm25_retriever": 1.0,
         "base": 0.25,
     }
