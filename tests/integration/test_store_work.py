@@ -321,6 +321,21 @@ async def test_work_of_a_version_that_cannot_run_is_abandoned(bench: StoreBench)
     assert (await bench.store.executions.get(kept.id)).status == ExecutionStatus.PENDING
 
 
+async def test_what_runs_in_an_abandoned_batch_does_not_wait_for_ever(bench: StoreBench) -> None:
+    batch = await bench.batch(cases=3, variants=1)
+    await bench.store.executions.admit(batch.id, 3, actor="s")
+    await bench.runner()
+    drained, lost, finished = await bench.claim()
+    error = errors.EntryFailed("the entry raised ImportError")
+    assert await bench.store.executions.abandon(bench.version.version, error, actor="s") == 0
+    assert await bench.settle(drained, "requeue", reason="drained") is None
+    assert await bench.settle(finished, "complete", scores=RIGHT) is None
+    await bench.store.leases.bury("r1", 1, "died", actor="l")
+    ended = await bench.store.batches.get(batch.id)
+    assert (ended.status, ended.counts) == ("FAILED", {"CANCELLED": 2, "DONE": 1})
+    assert (await bench.store.executions.get(lost.execution_id)).status == ExecutionStatus.CANCELLED
+
+
 async def test_a_deadlock_is_tried_again(bench: StoreBench, url: str) -> None:
     first, second = sorted(a.execution_id for a in await bench.claimed(2))
     lock = "SELECT FROM executions WHERE id = %s FOR NO KEY UPDATE"

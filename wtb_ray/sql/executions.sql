@@ -93,10 +93,12 @@ SELECT id, project, batch_id, status, epoch, owner, wanted, reason, attempt, sus
 FROM executions WHERE batch_id = %(batch_id)s AND status IN ('PENDING', 'RUNNING', 'PAUSED')
 ORDER BY id FOR NO KEY UPDATE
 
--- name: lock_waiting
+-- name: lock_given_up
 SELECT id, project, batch_id, status, epoch, owner, wanted, reason, attempt, suspect,
        xmin::text AS written_by, pg_current_xact_id()::text AS xid
-FROM executions WHERE version = %(version)s AND status = 'PENDING'
+FROM executions
+WHERE version = %(version)s
+  AND (status = 'PENDING' OR status = 'RUNNING' AND batch_id = ANY(%(batches)s::text[]))
 ORDER BY id FOR NO KEY UPDATE
 
 -- name: demand

@@ -207,7 +207,8 @@ class Executions:
     async def abandon(self, version: str, error: errors.WTBError, *, actor: str) -> int:
         """Fails what waits for runners of a version that cannot run; gives how many executions.
 
-        Its open batches fail, their cells without an execution are cancelled. What runs goes on.
+        Its open batches fail, their cells without an execution are cancelled, and what runs in them
+        stops at its next boundary. What runs without a batch goes on.
         """
         return await abandon(self._db, version, error, actor)
 
