@@ -216,6 +216,8 @@ class Target:
     limit: float
     at_least: bool = False
     unit: str = ""
+    later: bool = False
+    """Promised for the finished bench; missing it does not fail a run yet."""
 
     @property
     def met(self) -> bool:
@@ -223,7 +225,7 @@ class Target:
 
     def __str__(self) -> str:
         sign = ">=" if self.at_least else "<="
-        verdict = "met" if self.met else "MISSED"
+        verdict = "met" if self.met else "not yet" if self.later else "MISSED"
         return (
             f"{self.what}: {self.value:.2f}{self.unit} ({sign} {self.limit:g}{self.unit}) {verdict}"
         )
@@ -256,7 +258,7 @@ def report(name: str, result: Mapping[str, Any], targets: Sequence[Target]) -> b
     met = [{**asdict(target), "met": target.met} for target in targets]
     body = {"machine": machine(), **result, "targets": met}
     (RESULTS / f"{name}.json").write_text(json.dumps(body, indent=1))
-    return all(target.met for target in targets)
+    return all(target.met or target.later for target in targets)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

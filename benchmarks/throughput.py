@@ -39,6 +39,15 @@ class Standing:
     def median(self, what: str) -> float:
         return common.median([getattr(repeat, what) for repeat in self.repeats])
 
+    @property
+    def rate(self) -> float:
+        return self.median("rate")
+
+    @property
+    def cpu_ms(self) -> float:
+        """Processor time an execution, in all processes."""
+        return common.median([repeat.client_ms + repeat.server_ms for repeat in self.repeats])
+
 
 def run(
     *, repeats: int = 5, executions: int = 400, processes: int = 2, bench: bool = True
@@ -78,7 +87,14 @@ def run(
         "at_once": WIDTH * processes,
         "postgres": facts,
         "stack_idle_cpus": idle,
-        "contenders": {name: asdict(standing) for name, standing in standings.items()},
+        "contenders": {
+            name: {
+                "rate": one.rate,
+                "cpu_ms": one.cpu_ms,
+                "repeats": [asdict(r) for r in one.repeats],
+            }
+            for name, one in standings.items()
+        },
     }
     return result, _targets(standings)
 
@@ -111,19 +127,34 @@ def _whole(server: common.Server, stack: common.Stack, executions: int) -> Any:
 
 def _ratio(standings: dict[str, Standing], name: str, others: Sequence[str]) -> float:
     """Median rate over the best median of the others."""
-    return standings[name].median("rate") / max(standings[o].median("rate") for o in others)
+    return standings[name].rate / max(standings[o].rate for o in others)
+
+
+def _cpu_ratio(standings: dict[str, Standing], name: str, others: Sequence[str]) -> float:
+    """The least processor time of the others over this one's: what a busy machine distorts less."""
+    return min(standings[o].cpu_ms for o in others) / standings[name].cpu_ms
 
 
 def _print(standings: dict[str, Standing]) -> None:
-    header = ("", "executions/s", "x (i)", "x (ii)", "own CPU ms", "Postgres CPU ms", "all repeats")
+    header = (
+        "",
+        "per s",
+        "x (i)",
+        "x (ii)",
+        "CPU ms",
+        "x (i)",
+        "x (ii)",
+        "own + Postgres",
+        "per s",
+    )
     rows = [
         (
             name,
-            f"{one.median('rate'):.0f}",
-            f"{_ratio(standings, name, [DOCUMENTED]):.2f}",
-            f"{_ratio(standings, name, IMPROVED):.2f}",
-            f"{one.median('client_ms'):.2f}",
-            f"{one.median('server_ms'):.2f}",
+            f"{one.rate:.0f}",
+            *(f"{_ratio(standings, name, of):.2f}" for of in ([DOCUMENTED], IMPROVED)),
+            f"{one.cpu_ms:.2f}",
+            *(f"{_cpu_ratio(standings, name, of):.2f}" for of in ([DOCUMENTED], IMPROVED)),
+            f"{one.median('client_ms'):.2f} + {one.median('server_ms'):.2f}",
             " ".join(f"{repeat.rate:.0f}" for repeat in one.repeats),
         )
         for name, one in standings.items()
@@ -140,7 +171,7 @@ def _targets(standings: dict[str, Standing]) -> list[common.Target]:
             better = _ratio(standings, name, IMPROVED)
             found += [
                 common.Target(f"{name}, times (i)", over, now, at_least=True, unit="x"),
-                common.Target(f"{name}, times (i), in the end", over, documented, True, "x"),
-                common.Target(f"{name}, times (ii), in the end", better, improved, True, "x"),
+                common.Target(f"{name}, times (i), in the end", over, documented, True, "x", True),
+                common.Target(f"{name}, times (ii), in the end", better, improved, True, "x", True),
             ]
     return found
