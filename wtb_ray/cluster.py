@@ -194,7 +194,7 @@ class RayRunners:
             ) from e
         except RayActorError as e:
             raise errors.EntryFailed(
-                f"the process ended while it imported {spec.entry}: {e}",
+                f"the process ended while it imported {spec.entry}",
                 field="entry",
                 reason="process exited",
             ) from e
