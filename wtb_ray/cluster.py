@@ -179,8 +179,7 @@ class RayRunners:
         )
         started = False
         try:
-            async with asyncio.timeout(START_TIMEOUT_S):
-                await handle.prepare.remote()
+            await self._prepare(handle, runner_id)
             async with asyncio.timeout(self._settings.entry_timeout_s):
                 found = await handle.describe.remote() if describe else None
                 await handle.start.remote()
@@ -206,6 +205,17 @@ class RayRunners:
         finally:
             if not started:
                 await self.kill(runner_id)
+
+    async def _prepare(self, handle: ActorHandle, runner_id: str) -> None:
+        """Waits until the process is there and has its code; none of the code runs yet."""
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                await handle.prepare.remote()
+        except (TimeoutError, RayActorError) as e:
+            raise errors.RunnerUnavailable(
+                f"the process did not start: {str(e) or 'no room, or the machine is too busy'}",
+                runner=runner_id,
+            ) from e
 
     async def check_scorers(self, runner_id: str, scorers: Sequence[ScorerSpec]) -> None:
         """Has a runner import the project's scorers and check their arguments.

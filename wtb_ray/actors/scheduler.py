@@ -17,7 +17,7 @@ from wtb_ray import errors
 from wtb_ray.actors.pool import ActorPool, Worker
 from wtb_ray.actors.runners import Runners
 from wtb_ray.db import Database
-from wtb_ray.model import Assignment, Demand, ProjectVersion, Runner, new_id
+from wtb_ray.model import Assignment, Batch, Demand, ProjectVersion, Runner, new_id
 from wtb_ray.settings import Settings
 from wtb_ray.store import Store
 
@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 TICK_S: Final = 0.25
 SPAWN_BACKOFF_S: Final = 2.0
+SPAWN_PAUSE_S: Final = 60.0
+"""Longest time between two tries to start a runner."""
 SPAWN_ATTEMPTS: Final = 4
 FULL_S: Final = 1.0
 """How long all runners of a pool must be without room until another one is started for that."""
@@ -113,17 +115,38 @@ class BatchScheduler:
     async def _reconcile(self) -> None:
         for batch in await self._store.batches.open():
             if batch.status == "PENDING":
-                await self._store.batches.start(batch.id, actor=ACTOR)
+                await self._start(batch)
         demands = {d.version: d for d in await self._store.executions.demand()}
         by_pool: dict[tuple[str, bool], list[Runner]] = {}
         for runner in await self._store.leases.runners():
             by_pool.setdefault((runner.pool, runner.solo), []).append(runner)
         wanted = {(d.version, False) for d in demands.values() if d.pending > d.suspects or d.cells}
         wanted |= {(d.version, True) for d in demands.values() if d.suspects}
-        for key in wanted | set(by_pool):
-            await self._fit(key, demands.get(key[0]), by_pool.get(key, []))
+        used = wanted | set(by_pool)
+        for key in used:
+            await self._try_to_fit(key, demands.get(key[0]), by_pool.get(key, []))
+        await self._drop_pools_but(used)
         for batch_id in await self._store.batches.close(actor=ACTOR):
             log.info("batch %s completed", batch_id, extra={"action": "batch_completed"})
+
+    async def _start(self, batch: Batch) -> None:
+        try:
+            await self._store.batches.start(batch.id, actor=ACTOR)
+        except errors.InvalidTransition as e:
+            log.info("%s", e, extra={"action": "batch_started"})  # it was stopped meanwhile
+
+    async def _try_to_fit(
+        self, key: tuple[str, bool], demand: Demand | None, runners: Sequence[Runner]
+    ) -> None:
+        """Fits one pool; trouble with it is not to hold up the others."""
+        try:
+            await self._fit(key, demand, runners)
+        except errors.Unavailable:
+            raise
+        except errors.UnknownVersion:
+            log.debug("version %s is being registered", key[0], extra={"action": "fit"})
+        except Exception:
+            log.exception("pool of %s not fitted", key[0], extra={"action": "fit"})
 
     async def _fit(
         self, key: tuple[str, bool], demand: Demand | None, runners: Sequence[Runner]
@@ -131,11 +154,13 @@ class BatchScheduler:
         """Adopts ready runners, drops lost ones, starts missing ones."""
         pool = await self._pool(key)
         alive = [r for r in runners if await self._runners.alive(r.id)]
-        ready = {r.id: r for r in alive if r.status == "READY"}
+        ready = [r for r in alive if r.status == "READY"]
+        usable = {r.id: r for r in ready if not r.expired}  # nothing can be claimed for the others
         for worker_id in pool.workers.ids():
-            if worker_id not in ready:
+            if worker_id not in usable:
                 pool.workers.remove(worker_id)
-        for runner in ready.values():
+        pool.epochs = {id: epoch for id, epoch in pool.epochs.items() if id in usable}
+        for runner in usable.values():
             if runner.id not in pool.workers:
                 pool.epochs[runner.id] = runner.epoch
                 worker = self._runners.worker(runner)
@@ -148,8 +173,8 @@ class BatchScheduler:
         starting = max(len(pool.spawning), sum(r.status == "STARTING" for r in alive))
         missing = self._desired(pool, demand, len(ready)) - len(ready) - starting
         if missing > 0 and time.monotonic() >= pool.not_before:
-            for _ in range(missing):
-                task = asyncio.create_task(self._spawn(pool))
+            for _ in range(1 if pool.failures else missing):
+                task = asyncio.create_task(self._spawn(pool, pool.failures))
                 pool.spawning.add(task)
                 task.add_done_callback(pool.spawning.discard)
 
@@ -172,24 +197,52 @@ class BatchScheduler:
             self._pools[key] = pool
         return self._pools[key]
 
-    async def _spawn(self, pool: _Pool) -> None:
+    async def _drop_pools_but(self, used: set[tuple[str, bool]]) -> None:
+        """Forgets pools that have neither runners nor work."""
+        for key in self._pools.keys() - used:
+            if not self._pools[key].spawning:
+                pool = self._pools.pop(key)
+                for task in pool.tasks:
+                    task.cancel()
+                await asyncio.gather(*pool.tasks, return_exceptions=True)
+                await pool.workers.close()
+
+    async def _spawn(self, pool: _Pool, before: int) -> None:
+        """Starts a runner; `before` is how often that had failed when it was decided."""
         try:
             await self._runners.spawn(pool.version.spec, solo=pool.solo)
+        except Exception as e:  # noqa: BLE001 - whatever it is, the next try must be put off
+            pool.failures = max(pool.failures, before + 1)  # tries made together count once
+            await self._spawn_failed(pool, e)
+        else:
             pool.failures = 0
             self._wake.set()
-        except errors.WTBError as e:
-            pool.failures += 1
-            pool.not_before = time.monotonic() + SPAWN_BACKOFF_S * 2**pool.failures
-            log.warning(
-                "runner for %s did not start (%d): %s",
-                pool.version.project,
-                pool.failures,
-                e,
-                extra={"action": "spawn_failed", "version": pool.version.version},
-            )
-            if pool.failures >= SPAWN_ATTEMPTS:
-                pool.failures = 0
-                await self._store.executions.abandon(pool.version.version, e, actor=ACTOR)
+
+    async def _spawn_failed(self, pool: _Pool, error: Exception) -> None:
+        """Puts the next try off; gives the version up when its code fails again and again.
+
+        What is not the code's fault may pass, and a version that runs somewhere can run.
+        """
+        version = pool.version.version
+        pause = min(SPAWN_BACKOFF_S * 2**pool.failures, SPAWN_PAUSE_S)
+        pool.not_before = time.monotonic() + pause
+        log.warning(
+            "runner for %s did not start (%d): %r",
+            pool.version.project,
+            pool.failures,
+            error,
+            extra={"action": "spawn_failed", "version": version},
+        )
+        if not isinstance(error, errors.WTBError) or isinstance(error, errors.Unavailable):
+            return
+        served = any(p.workers.ids() for p in self._pools.values() if p.version.version == version)
+        if pool.failures < SPAWN_ATTEMPTS or served:
+            return
+        try:
+            await self._store.executions.abandon(version, error, actor=ACTOR)
+            pool.failures = 0
+        except errors.Unavailable as e:
+            log.warning("%s not given up yet: %s", version, e, extra={"action": "abandon"})
 
     async def _feed(self, pool: _Pool) -> None:
         """Gives claimed chunks to whoever has room, as long as there are any."""
@@ -207,7 +260,8 @@ class BatchScheduler:
                 pool.workers.submit(worker, chunk)
                 continue
             pool.work.clear()
-            pool.workers.push(worker)
+            if worker.id in pool.workers:  # else it was removed meanwhile
+                pool.workers.push(worker)
             try:
                 async with asyncio.timeout(TICK_S):
                     await pool.work.wait()
@@ -224,7 +278,7 @@ class BatchScheduler:
     async def _claim_pending(self, pool: _Pool, worker: Worker, limit: int) -> list[Assignment]:
         return await self._store.executions.claim(
             worker.id,
-            pool.epochs[worker.id],
+            pool.epochs.get(worker.id, 0),  # nobody's, when it was removed meanwhile
             pool.version.version,
             limit,
             solo=pool.solo,
