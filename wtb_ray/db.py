@@ -34,11 +34,6 @@ SESSION: Final = (
 IDLE_CHECK_S: Final = 1.0
 """A connection that was not used for this long is tried before it is given out."""
 MIGRATION_LOCK: Final = 0x777462  # "wtb"
-RETRYABLE: Final = (
-    psycopg.OperationalError,
-    psycopg.errors.SerializationFailure,
-    psycopg.errors.DeadlockDetected,
-)
 
 
 def queries(name: str) -> dict[str, LiteralString]:

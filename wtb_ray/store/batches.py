@@ -1,6 +1,7 @@
 """Batches: made whole or not at all, started, stopped, closed when their last cell has ended."""
 
 import builtins
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -20,6 +21,8 @@ from wtb_ray.store.executions import stop
 from wtb_ray.store.pages import newest_after, newest_token, page, where
 from wtb_ray.store.sql import SQL
 from wtb_ray.store.transactions import in_order, transact
+
+log = logging.getLogger(__name__)
 
 Place = tuple[int, int, int, int]
 """Of a cell: ordinal, variant, case ordinal, repetition."""
@@ -77,9 +80,15 @@ class Batches:
 
         await transact(self._db, work)
         if len(places) >= ANALYZED:
+            await self._analyze()
+        return await self.get(id)
+
+    async def _analyze(self) -> None:
+        try:
             async with self._db.connection() as conn:
                 await conn.execute(SQL["analyze"])
-        return await self.get(id)
+        except errors.Unavailable as e:  # the batch is made all the same
+            log.warning("statistics are old: %s", e, extra={"action": "analyze"})
 
     async def get(self, id: str) -> Batch:
         """The batch as it is now.
