@@ -5,7 +5,6 @@ looked up by name when used and never stored across processes.
 """
 
 import asyncio
-import ipaddress
 import logging
 import os
 from collections.abc import Sequence
@@ -63,12 +62,11 @@ def find(name: str) -> ActorHandle | None:
         return None
 
 
-def check_local(settings: Settings) -> None:
-    """Refuses what is not safe or not possible with what is set.
+def check_hosts(settings: Settings) -> None:
+    """Refuses embedded Postgres or local objects on a cluster of several hosts.
 
     Raises:
-        ConfigurationError: Embedded Postgres or local objects on several hosts, or a listening
-            address that is not loopback.
+        ConfigurationError: Names the settings that are missing.
     """
     hosts = {n["NodeManagerAddress"] for n in ray.nodes() if n["Alive"]}
     if len(hosts) > 1:
@@ -86,12 +84,6 @@ def check_local(settings: Settings) -> None:
                 " embedded can be reached from one host only",
                 settings=missing,
             )
-    host = settings.http_host
-    if host != "localhost" and not ipaddress.ip_address(host).is_loopback:
-        raise errors.ConfigurationError(
-            f"http_host={host!r} is not a loopback address, and there are no tokens yet",
-            field="http_host",
-        )
 
 
 async def database_url(settings: Settings) -> str:

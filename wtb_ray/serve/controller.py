@@ -37,7 +37,7 @@ class ExecutionController:
 
     async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Serve awaits it
         self._settings = settings
-        cluster.check_local(settings)
+        cluster.check_hosts(settings)
         self._url = await cluster.database_url(settings)
         self._db = await Database(self._url, size=settings.pool_size, name="wtb-controller").open()
         self._store = Store(self._db)
