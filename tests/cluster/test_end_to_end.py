@@ -4,6 +4,7 @@ import asyncio
 import json
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -15,7 +16,8 @@ import pytest
 import pytest_asyncio
 
 from tests.cluster.pipeline import CASES, EXACT, NAME, described, imported
-from tests.stack import Stack
+from tests.stack import Stack, wait_until
+from wtb_ray import errors
 from wtb_ray.model import Case
 from wtb_ray.sdk import AsyncTestBench, WorkflowProject, WTBTestBench
 
@@ -339,3 +341,43 @@ def test_an_execution_pauses_at_a_breakpoint(bench: WTBTestBench, project: Workf
     steps = [c.step for c in bench.get_checkpoints(execution.id)]
     assert all(a > b for a, b in pairwise(steps))
     assert bench.stop(execution.id, "seen enough").status == "CANCELLED"
+
+
+@pytest.mark.usefixtures("project")
+def test_a_batch_is_stopped_in_the_middle(bench: WTBTestBench, stack: Stack) -> None:
+    """What waits never starts, what runs ends at its next step, and nothing is left hanging."""
+    batch = bench.run_batch_test(
+        NAME,
+        [{"_workflow": "waiting"}],
+        [{"id": f"c{i}", "input": {"seconds": 0.2}} for i in range(400)],
+        wait=False,
+    )
+    wait_until(lambda: batch.progress().finished)
+    assert batch.stop("seen enough").status == "CANCELLED"
+    with pytest.raises(errors.InvalidTransition, match="CANCELLED"):
+        batch.stop()
+    wait_until(lambda: {cell.status for cell in batch.results} == {"DONE", "CANCELLED"})
+    assert (batch.info.reason, len(batch.results)) == ("seen enough", 400)
+    left = "SELECT 1 FROM executions WHERE batch_id = %s AND status IN ('PENDING', 'RUNNING')"
+    assert stack.rows(left, [batch.id]) == []
+    done = sum(cell.status == "DONE" for cell in batch.results)
+    types = Counter(event.type for event in bench.events(batch=batch.id, follow=False))
+    assert types["batch.cancelled"] == 1
+    assert types["batch.completed"] == 0
+    assert types["execution.completed"] == done
+
+
+@pytest.mark.usefixtures("project")
+def test_a_run_is_stopped_at_its_next_step(bench: WTBTestBench) -> None:
+    given = {"seconds": 1.0}
+    execution = bench.run(NAME, given, {"_workflow": "waiting"}, wait=False)
+    wait_until(lambda: bench.get_execution(execution.id).status == "RUNNING")
+    bench.stop(execution.id, "why not")
+    ended = bench.wait(execution, timeout=60)
+    assert (ended.status, ended.info.reason) == ("CANCELLED", "why not")
+    assert "ended" in ended.state  # the node that ran was let end
+    assert "rested" not in ended.state
+    with pytest.raises(errors.InvalidTransition, match="CANCELLED"):
+        bench.stop(execution.id)
+    [told] = bench.events(types=["execution.cancelled"], execution=execution.id, follow=False)
+    assert told.payload == {"reason": "why not"}

@@ -295,7 +295,7 @@ class VariantRunner:
             case "fenced":
                 raise errors.Fenced
         if attachment.wanted == "stop":
-            return self._settlement(assignment, "cancel", reason="stopped")
+            return self._settlement(assignment, "cancel")
         if attachment.wanted == "pause":
             return self._settlement(assignment, "pause", reason="requested")
         return self._settlement(assignment, "requeue", reason=DRAINED)

@@ -25,6 +25,7 @@ from wtb_ray.sdk.flows import (
 from wtb_ray.sdk.project import WorkflowProject
 from wtb_ray.sdk.stream import EventStream
 from wtb_ray.sdk.views import BatchView, Execution, batch_html
+from wtb_ray.states import TERMINAL_CELL
 
 Answer = TypeVar("Answer")
 
@@ -288,8 +289,8 @@ class Batch(BatchView):
 
     @property
     def results(self) -> list[api.CellResult]:
-        """One row for every cell; read once when the batch has ended, every time before."""
-        if self._results is None or not self.ended:
+        """One row for every cell; read anew as long as any of them may change."""
+        if self._results is None or not {r.status for r in self._results} <= TERMINAL_CELL:
             self._results = self._bench.results(self)
         return self._results
 

@@ -35,6 +35,7 @@ class Waiting(TypedDict, total=False):
     thread: int
     began: float
     ended: float
+    rested: bool
 
 
 def words(text: str) -> set[str]:
@@ -93,7 +94,7 @@ def simple_rag_architecture() -> StateGraph[Any]:
 
 
 def waiting_graph() -> StateGraph[Any]:
-    """A sync node that blocks its thread."""
+    """A sync node that blocks its thread, and one after it."""
 
     def wait(state: Waiting) -> Waiting:
         began = time.time()
@@ -105,7 +106,11 @@ def waiting_graph() -> StateGraph[Any]:
             "ended": time.time(),
         }
 
-    return StateGraph(Waiting).add_node("wait", wait).add_edge(START, "wait")
+    async def rest(state: Waiting) -> Waiting:
+        return {"rested": True}
+
+    graph = StateGraph(Waiting).add_node("wait", wait).add_node("rest", rest)
+    return graph.add_edge(START, "wait").add_edge("wait", "rest")
 
 
 @wtb_ray.scorer(metrics=["brevity"])
