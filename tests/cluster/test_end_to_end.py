@@ -193,6 +193,56 @@ def most_at_once(states: list[dict[str, Any]]) -> int:
     return most
 
 
+def test_an_execution_pauses_at_a_breakpoint(bench: WTBTestBench, project: WorkflowProject) -> None:
+    execution = bench.run(project, {"query": "rome"}, breakpoints=["generator"], timeout=60)
+    assert (execution.status, execution.info.reason) == ("PAUSED", "breakpoint")
+    assert execution.next_nodes == ["generator"]
+    assert "answer" not in execution.state
+    steps = [c.step for c in bench.get_checkpoints(execution.id)]
+    assert all(a > b for a, b in pairwise(steps))
+    assert bench.stop(execution.id, "seen enough").status == "CANCELLED"
+
+
+@pytest.mark.usefixtures("project")
+def test_a_batch_is_stopped_in_the_middle(bench: WTBTestBench, stack: Stack) -> None:
+    """What waits never starts, what runs ends at its next step, and nothing is left hanging."""
+    batch = bench.run_batch_test(
+        NAME,
+        [{"_workflow": "waiting"}],
+        [{"id": f"c{i}", "input": {"seconds": 0.2}} for i in range(400)],
+        wait=False,
+    )
+    wait_until(lambda: batch.progress().finished)
+    assert batch.stop("seen enough").status == "CANCELLED"
+    with pytest.raises(errors.InvalidTransition, match="CANCELLED"):
+        batch.stop()
+    wait_until(lambda: {cell.status for cell in batch.results} == {"DONE", "CANCELLED"})
+    assert (batch.info.reason, len(batch.results)) == ("seen enough", 400)
+    left = "SELECT 1 FROM executions WHERE batch_id = %s AND status IN ('PENDING', 'RUNNING')"
+    assert stack.rows(left, [batch.id]) == []
+    done = sum(cell.status == "DONE" for cell in batch.results)
+    types = Counter(event.type for event in bench.events(batch=batch.id, follow=False))
+    assert types["batch.cancelled"] == 1
+    assert types["batch.completed"] == 0
+    assert types["execution.completed"] == done
+
+
+@pytest.mark.usefixtures("project")
+def test_a_run_is_stopped_at_its_next_step(bench: WTBTestBench) -> None:
+    given = {"seconds": 1.0}
+    execution = bench.run(NAME, given, {"_workflow": "waiting"}, wait=False)
+    wait_until(lambda: bench.get_execution(execution.id).status == "RUNNING")
+    bench.stop(execution.id, "why not")
+    ended = bench.wait(execution, timeout=60)
+    assert (ended.status, ended.info.reason) == ("CANCELLED", "why not")
+    assert "ended" in ended.state  # the node that ran was let end
+    assert "rested" not in ended.state
+    with pytest.raises(errors.InvalidTransition, match="CANCELLED"):
+        bench.stop(execution.id)
+    [told] = bench.events(types=["execution.cancelled"], execution=execution.id, follow=False)
+    assert told.payload == {"reason": "why not"}
+
+
 ANSWERS = """
 from typing import TypedDict
 from langgraph.graph import START, StateGraph
@@ -331,53 +381,3 @@ def test_a_script_registers_what_it_defines_itself(stack: Stack, tmp_path: Path)
         out, err = unguarded.communicate(timeout=100)
         assert (unguarded.returncode, out) == (1, "")
         assert "guard" in err.splitlines()[-1], err
-
-
-def test_an_execution_pauses_at_a_breakpoint(bench: WTBTestBench, project: WorkflowProject) -> None:
-    execution = bench.run(project, {"query": "rome"}, breakpoints=["generator"], timeout=60)
-    assert (execution.status, execution.info.reason) == ("PAUSED", "breakpoint")
-    assert execution.next_nodes == ["generator"]
-    assert "answer" not in execution.state
-    steps = [c.step for c in bench.get_checkpoints(execution.id)]
-    assert all(a > b for a, b in pairwise(steps))
-    assert bench.stop(execution.id, "seen enough").status == "CANCELLED"
-
-
-@pytest.mark.usefixtures("project")
-def test_a_batch_is_stopped_in_the_middle(bench: WTBTestBench, stack: Stack) -> None:
-    """What waits never starts, what runs ends at its next step, and nothing is left hanging."""
-    batch = bench.run_batch_test(
-        NAME,
-        [{"_workflow": "waiting"}],
-        [{"id": f"c{i}", "input": {"seconds": 0.2}} for i in range(400)],
-        wait=False,
-    )
-    wait_until(lambda: batch.progress().finished)
-    assert batch.stop("seen enough").status == "CANCELLED"
-    with pytest.raises(errors.InvalidTransition, match="CANCELLED"):
-        batch.stop()
-    wait_until(lambda: {cell.status for cell in batch.results} == {"DONE", "CANCELLED"})
-    assert (batch.info.reason, len(batch.results)) == ("seen enough", 400)
-    left = "SELECT 1 FROM executions WHERE batch_id = %s AND status IN ('PENDING', 'RUNNING')"
-    assert stack.rows(left, [batch.id]) == []
-    done = sum(cell.status == "DONE" for cell in batch.results)
-    types = Counter(event.type for event in bench.events(batch=batch.id, follow=False))
-    assert types["batch.cancelled"] == 1
-    assert types["batch.completed"] == 0
-    assert types["execution.completed"] == done
-
-
-@pytest.mark.usefixtures("project")
-def test_a_run_is_stopped_at_its_next_step(bench: WTBTestBench) -> None:
-    given = {"seconds": 1.0}
-    execution = bench.run(NAME, given, {"_workflow": "waiting"}, wait=False)
-    wait_until(lambda: bench.get_execution(execution.id).status == "RUNNING")
-    bench.stop(execution.id, "why not")
-    ended = bench.wait(execution, timeout=60)
-    assert (ended.status, ended.info.reason) == ("CANCELLED", "why not")
-    assert "ended" in ended.state  # the node that ran was let end
-    assert "rested" not in ended.state
-    with pytest.raises(errors.InvalidTransition, match="CANCELLED"):
-        bench.stop(execution.id)
-    [told] = bench.events(types=["execution.cancelled"], execution=execution.id, follow=False)
-    assert told.payload == {"reason": "why not"}
