@@ -26,12 +26,14 @@ class ServedController(Controller):
     async def database_url(self) -> str:
         return self._url
 
-    async def execute(self, project: str, request: ExecuteRequest, actor: str) -> Execution:
+    async def execute(
+        self, project: str, request: ExecuteRequest, actor: str, id: str | None = None
+    ) -> Execution:
         if request.initial_state.get("x") == "slow":
             await asyncio.sleep(SLOW_S)
         if request.initial_state.get("x") == "broken":
             raise RuntimeError("SECRET of the inside")
-        return await self.do_execute(project, request, actor)
+        return await self.do_execute(project, request, actor, id)
 
     register = Controller.do_register
     batch_test = Controller.do_batch_test

@@ -87,7 +87,9 @@ class Controller:
     async def do_register(self, spec: ProjectSpec, actor: str) -> ProjectVersion:
         return await self.store.projects.register(spec, GRAPH, {}, actor=actor)
 
-    async def do_execute(self, project: str, request: ExecuteRequest, actor: str) -> Execution:
+    async def do_execute(
+        self, project: str, request: ExecuteRequest, actor: str, id: str | None = None
+    ) -> Execution:
         version = await self.store.projects.get(project, request.version)
         binding = requests.check_binding(version, request.variant_config, field="variant_config")
         return await self.store.executions.create(
@@ -97,9 +99,12 @@ class Controller:
             recursion_limit=request.recursion_limit or 25,
             breakpoints=requests.check_breakpoints(version, binding, request.breakpoints),
             actor=actor,
+            id=id,
         )
 
-    async def do_batch_test(self, request: BatchTestRequest, actor: str) -> Batch:
+    async def do_batch_test(
+        self, request: BatchTestRequest, actor: str, id: str | None = None
+    ) -> Batch:
         assert request.project is not None
         version = await self.store.projects.get(request.project, request.version)
         spec = BatchSpec(
@@ -111,7 +116,7 @@ class Controller:
         )
         names, places = plan.expand(list(spec.variants), spec.cases, spec.repetitions, 1000)
         return await self.store.batches.create(
-            spec, version, names, places, recursion_limit=25, actor=actor
+            spec, version, names, places, recursion_limit=25, actor=actor, id=id
         )
 
     async def do_stop(self, id: str, reason: str | None, actor: str) -> Execution:

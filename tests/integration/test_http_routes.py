@@ -9,12 +9,14 @@ from typing import Any
 
 import httpx
 import psycopg
+import pytest
 import pytest_asyncio
 from ray.exceptions import RayActorError
 
 from tests.integration.graph_bench import GraphBench
 from tests.integration.http_bench import BATCH, EXECUTE, SPEC, HttpBench, serving
 from wtb_ray.api import Leaderboard
+from wtb_ray.events import Cursor
 from wtb_ray.model import Fault, digest
 from wtb_ray.store.executions import Settlement
 
@@ -359,6 +361,31 @@ async def test_one_key_at_once_makes_one_execution(http: HttpBench) -> None:
     assert len({a.json()["id"] for a in answers if a.status_code == 202}) == 1
     assert {a.json()["error"]["code"] for a in answers if a.status_code == 409} <= {"conflict"}
     assert len((await http.get("/executions"))["items"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "listed"),
+    [("/workflows/p/execute", EXECUTE, "/executions"), ("/batch-tests", BATCH, "/batch-tests")],
+)
+async def test_a_command_whose_answer_was_lost_makes_nothing_twice(
+    http: HttpBench, path: str, body: dict[str, Any], listed: str
+) -> None:
+    await http.registered()
+    headers = {"Idempotency-Key": "k1"}
+    first = await http.client.post(f"/api/v1{path}", json=body, headers=headers)
+    await http.controller.store.idempotency.forget(
+        "k1"
+    )  # as if the process had died before it kept the answer
+    again = await http.client.post(f"/api/v1{path}", json=body, headers=headers)
+    assert (first.status_code, again.status_code) == (202, 202)
+    assert again.json()["id"] == first.json()["id"]
+    assert len((await http.get(listed))["items"]) == 1
+    created = [
+        e
+        for e in await http.controller.store.events.read(Cursor.START)
+        if e.type.endswith(".created")
+    ]
+    assert len(created) == 1
 
 
 async def test_a_command_is_finished_when_its_client_leaves(http: HttpBench) -> None:

@@ -73,8 +73,10 @@ class ExecutionController:
         graph, workflows = await self._runners.describe(spec)
         return await self._store.projects.register(spec, graph, workflows, actor=actor)
 
-    async def execute(self, project: str, request: ExecuteRequest, actor: str) -> Execution:
-        """Starts one execution; it is PENDING until a runner takes it."""
+    async def execute(
+        self, project: str, request: ExecuteRequest, actor: str, id: str | None = None
+    ) -> Execution:
+        """Starts one execution; it is PENDING until a runner takes it. The same `id`, the same one."""
         version = await self._store.projects.get(project, request.version)
         binding = requests.check_binding(version, request.variant_config, field="variant_config")
         requests.check_state(version, [binding], request.initial_state, field="initial_state")
@@ -87,12 +89,15 @@ class ExecutionController:
             breakpoints=breakpoints,
             priority=request.priority,
             actor=actor,
+            id=id,
         )
         await cluster.wake_scheduler()
         return execution
 
-    async def batch_test(self, request: BatchTestRequest, actor: str) -> Batch:
-        """Makes a batch with all of its cells, or nothing."""
+    async def batch_test(
+        self, request: BatchTestRequest, actor: str, id: str | None = None
+    ) -> Batch:
+        """Makes a batch with all of its cells, or nothing. The same `id`, the same batch."""
         if request.project is None:
             raise errors.InvalidRequest("project is missing", field="project", reason="missing")
         version = await self._store.projects.get(request.project, request.version)
@@ -105,6 +110,7 @@ class ExecutionController:
             cells,
             recursion_limit=spec.recursion_limit or self._settings.recursion_limit,
             actor=actor,
+            id=id,
         )
         await cluster.wake_scheduler()
         return batch

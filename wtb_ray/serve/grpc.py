@@ -25,7 +25,7 @@ from wtb_ray.rpc import batch_pb2, execution_pb2
 from wtb_ray.serve import auth, grpc_messages
 from wtb_ray.serve.context import Context, unstorable
 from wtb_ray.serve.http_events import cursor_of, types_of
-from wtb_ray.serve.idempotency import Answer, once
+from wtb_ray.serve.idempotency import Answer, id_of, once
 from wtb_ray.serve.stream import Wanted
 from wtb_ray.states import TERMINAL_BATCH, TERMINAL_EXECUTION
 
@@ -120,7 +120,9 @@ class GrpcMethods:
         actor = _actor(grpc_context)
 
         async def perform() -> Answer:
-            made: Execution = await self.context.command("execute", request.project, wanted, actor)
+            made: Execution = await self.context.command(
+                "execute", request.project, wanted, actor, id_of("e")
+            )
             return Answer(202, made.model_dump_json())
 
         mark = digest(["StartExecution", request.project, wanted.model_dump(mode="json")])
@@ -154,7 +156,7 @@ class GrpcMethods:
         actor = _actor(grpc_context)
 
         async def perform() -> Answer:
-            made: Batch = await self.context.command("batch_test", wanted, actor)
+            made: Batch = await self.context.command("batch_test", wanted, actor, id_of("b"))
             return Answer(202, made.model_dump_json())
 
         mark = digest(["RunBatchTest", wanted.model_dump(mode="json")])

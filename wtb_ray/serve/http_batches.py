@@ -6,6 +6,7 @@ from fastapi.responses import JSONResponse
 from wtb_ray.api import BatchTestRequest, CellResult, Leaderboard, Page, Progress, StopRequest
 from wtb_ray.model import Batch
 from wtb_ray.serve.http_requests import Actor, After, CommandRoute, Here, Limit
+from wtb_ray.serve.idempotency import id_of
 from wtb_ray.states import BatchStatus, CellStatus
 
 commands = APIRouter(prefix="/batch-tests", tags=["batch-tests"], route_class=CommandRoute)
@@ -15,7 +16,7 @@ reads = APIRouter(prefix="/batch-tests", tags=["batch-tests"])
 @commands.post("", status_code=202)
 async def run_batch_test(request: BatchTestRequest, here: Here, actor: Actor) -> Batch:
     """Starts a batch."""
-    batch: Batch = await here.command("batch_test", request, actor)
+    batch: Batch = await here.command("batch_test", request, actor, id_of("b"))
     return batch
 
 

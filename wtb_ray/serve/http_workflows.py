@@ -6,6 +6,7 @@ from wtb_ray import errors
 from wtb_ray.api import BatchTestRequest, ExecuteRequest, NodeView, Page
 from wtb_ray.model import Batch, Execution, ProjectSpec, ProjectVersion, VariantSpec
 from wtb_ray.serve.http_requests import Actor, After, CommandRoute, Here, Limit, sliced
+from wtb_ray.serve.idempotency import id_of
 
 commands = APIRouter(prefix="/workflows", tags=["workflows"], route_class=CommandRoute)
 reads = APIRouter(prefix="/workflows", tags=["workflows"])
@@ -23,7 +24,7 @@ async def execute_workflow(
     name: str, request: ExecuteRequest, here: Here, actor: Actor
 ) -> Execution:
     """Starts one run of one input."""
-    execution: Execution = await here.command("execute", name, request, actor)
+    execution: Execution = await here.command("execute", name, request, actor, id_of("e"))
     return execution
 
 
@@ -39,7 +40,7 @@ async def batch_test_workflow(
             reason="another project than the path's",
         )
     named = request.model_copy(update={"project": name})
-    batch: Batch = await here.command("batch_test", named, actor)
+    batch: Batch = await here.command("batch_test", named, actor, id_of("b"))
     return batch
 
 

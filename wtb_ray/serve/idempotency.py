@@ -1,12 +1,16 @@
 """Commands that are done once per key, whoever asks how often."""
 
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 from wtb_ray import errors
+from wtb_ray.model import digest
 from wtb_ray.serve.context import Context
 
 MAX_KEY = 255
+
+_SEED: ContextVar[str | None] = ContextVar("wtb_idempotency_seed", default=None)
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,15 @@ class Answer:
 
 
 Perform = Callable[[], Awaitable[Answer]]
+
+
+def id_of(prefix: str) -> str | None:
+    """The id of what the present command makes, if it has a key: the same key, the same id.
+
+    So a command whose answer was lost makes nothing twice, whatever died in between.
+    """
+    seed = _SEED.get()
+    return None if seed is None else f"{prefix}{seed[:24]}"
 
 
 async def once(context: Context, key: str | None, request: str, perform: Perform) -> Answer:
@@ -53,6 +66,7 @@ async def _keyed(context: Context, key: str, request: str, perform: Perform) -> 
     if stored is not None:
         status, body = stored
         return Answer(status, body, replayed=True)
+    _SEED.set(digest([key, request]))
     try:
         answer = await perform()
     except BaseException:

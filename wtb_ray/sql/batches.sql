@@ -4,6 +4,7 @@ INSERT INTO batches (id, project, version, bindings, variants, scorers, repetiti
 VALUES (%(id)s, %(project)s, %(version)s, %(bindings)s, %(variants)s::text[], %(scorers)s,
         %(repetitions)s, %(cases)s, %(cells)s, %(node_errors)s,
         %(recursion_limit)s, %(priority)s)
+ON CONFLICT (id) DO NOTHING RETURNING id
 
 -- name: copy_cases
 COPY cases (batch_id, ordinal, case_id, digest, input, expected, metadata) FROM STDIN

@@ -6,10 +6,10 @@ WITH made AS (
         %(id)s, %(project)s, %(version)s, %(binding)s, %(input)s, %(recursion_limit)s,
         %(breakpoints)s::text[], %(priority)s, %(thread_id)s
     )
-    RETURNING id, thread_id
+    ON CONFLICT (id) DO NOTHING RETURNING id, thread_id
 )
 INSERT INTO branches (thread_id, execution_id, number, reason)
-SELECT thread_id, id, 0, 'start' FROM made
+SELECT thread_id, id, 0, 'start' FROM made RETURNING execution_id
 
 -- name: select_executions
 SELECT e.id, e.project, e.version, e.binding, e.status, e.reason, e.wanted, e.epoch, e.owner,

@@ -50,13 +50,16 @@ class Batches:
         *,
         recursion_limit: int,
         actor: str,
+        id: str | None = None,
     ) -> Batch:
         """Makes a PENDING batch with its cases and cells in one transaction.
+
+        With the `id` of a batch that is there already, nothing is made: it is that one.
 
         Raises:
             InvalidCases: A case id comes twice or holds what no text can.
         """
-        id = new_id("b")
+        id = id or new_id("b")
         places = list(cells)
         params = {
             **_row(spec, version),
@@ -73,7 +76,8 @@ class Batches:
         )
 
         async def work(conn: Connection) -> None:
-            await conn.execute(SQL["insert_batch"], params)
+            if await (await conn.execute(SQL["insert_batch"], params)).fetchone() is None:
+                return
             await _copy_cases(conn, id, spec.cases)
             await _copy_cells(conn, id, places)
             await append_many(conn, [Entry(actor, event, version.project, None, id)])

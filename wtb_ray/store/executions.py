@@ -62,13 +62,16 @@ class Executions:
         breakpoints: Sequence[str] = (),
         priority: int = 0,
         actor: str,
+        id: str | None = None,
     ) -> Execution:
         """Makes a PENDING execution with its first branch.
+
+        With the `id` of an execution that is there already, nothing is made: it is that one.
 
         Raises:
             InvalidState: The input is no JSON.
         """
-        id = new_id("e")
+        id = id or new_id("e")
         params = {
             "id": id,
             "project": version.project,
@@ -83,7 +86,8 @@ class Executions:
         event = events.ExecutionCreated(version=version.version, binding=dict(binding))
 
         async def work(conn: Connection) -> Execution:
-            await conn.execute(SQL["insert_execution"], params)
+            if await (await conn.execute(SQL["insert_execution"], params)).fetchone() is None:
+                return await _get(conn, id)
             await append_many(conn, [Entry(actor, event, version.project, id)])
             return await _get(conn, id)
 
