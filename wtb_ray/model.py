@@ -9,7 +9,7 @@ from typing import Any, Literal
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
-from wtb_ray.states import BatchStatus, CellStatus, ExecutionStatus
+from wtb_ray.states import BatchStatus, ExecutionStatus
 
 NAMESPACE = "wtb"
 """Ray namespace of every actor of the bench."""
@@ -271,25 +271,11 @@ class Batch(Frozen):
     cells: int
     counts: dict[str, int]
     """Cells by status."""
+    priority: int = 0
     reason: str | None = None
     created_at: datetime
     started_at: datetime | None = None
     ended_at: datetime | None = None
-
-
-class Cell(Frozen):
-    """One variant on one case in one repetition."""
-
-    id: int
-    batch_id: str
-    variant: str
-    case_id: str
-    repetition: int
-    status: CellStatus
-    execution_id: str | None = None
-    error: Fault | None = None
-    latency_ms: float | None = None
-    scores: dict[str, float | None] = Field(default_factory=dict)
 
 
 class Score(Frozen):

@@ -2,10 +2,13 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MOST_RUNNERS: Final = 16
+"""Runners of a pool unless more are asked for: each holds some database connections."""
 
 
 class Settings(BaseSettings):
@@ -31,7 +34,9 @@ class Settings(BaseSettings):
     """Port of the Ray dashboard."""
     runner_slots: PositiveInt = 64
     """Executions at once in one runner; sync nodes get as many threads."""
-    runners_per_pool: PositiveInt = Field(default_factory=lambda: max(1, os.cpu_count() or 1))
+    runners_per_pool: PositiveInt = Field(
+        default_factory=lambda: min(os.cpu_count() or 1, MOST_RUNNERS)
+    )
     """Most runner processes that serve one version of one project."""
     runner_cpus: Annotated[float, Field(gt=0)] = 0.1
     """CPUs that Ray reserves for a runner."""

@@ -11,7 +11,7 @@ import logging
 import time
 from typing import Final
 
-from wtb_ray import errors
+from wtb_ray import errors, telemetry
 from wtb_ray.actors.runners import Runners
 from wtb_ray.db import Database
 from wtb_ray.model import Runner
@@ -29,6 +29,7 @@ class ActorLifecycle:
     """Reaps runners and idle pools."""
 
     def __init__(self, settings: Settings, database_url: str, runners: Runners):
+        telemetry.configure(settings.log_level)
         self._settings = settings
         self._db = Database(database_url, size=2, name="wtb-lifecycle")
         self._store = Store(self._db)

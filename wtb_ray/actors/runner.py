@@ -20,7 +20,7 @@ from typing import Any
 
 import psycopg
 
-from wtb_ray import bundles, errors, graphs, plan, scoring
+from wtb_ray import bundles, errors, graphs, plan, scoring, telemetry
 from wtb_ray.actors.lease import LeaseKeeper, LoopWatch
 from wtb_ray.attachments import Attachment
 from wtb_ray.db import Database, GroupCommit
@@ -64,6 +64,7 @@ class VariantRunner:
         database_url: str,
         solo: bool = False,
     ):
+        telemetry.configure(settings.log_level)
         self.id = runner_id
         self._spec = spec
         self._version = spec.version()

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from wtb_ray import errors
+from wtb_ray import errors, telemetry
 from wtb_ray.actors.pool import ActorPool, Worker
 from wtb_ray.actors.runners import Runners
 from wtb_ray.db import Database
@@ -44,6 +44,8 @@ class _Pool:
     epochs: dict[str, int] = field(default_factory=dict)
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     spawning: set[asyncio.Task[None]] = field(default_factory=set)
+    backlog: bool = True
+    """Whether executions wait beside those that are being admitted from cells; they go first."""
     failures: int = 0
     not_before: float = 0.0
     full_since: float | None = None
@@ -62,6 +64,7 @@ class BatchScheduler:
     """Plans, claims chunks of work, and keeps the ActorPools full."""
 
     def __init__(self, settings: Settings, database_url: str, runners: Runners):
+        telemetry.configure(settings.log_level)
         self._settings = settings
         self._db = Database(database_url, size=settings.pool_size, name="wtb-scheduler")
         self._store = Store(self._db)
@@ -169,6 +172,7 @@ class BatchScheduler:
         if demand is None:
             pool.full_since = None
             return
+        pool.backlog = demand.pending > 0
         pool.work.set()
         starting = max(len(pool.spawning), sum(r.status == "STARTING" for r in alive))
         missing = self._desired(pool, demand, len(ready)) - len(ready) - starting
@@ -270,8 +274,12 @@ class BatchScheduler:
 
     async def _claim(self, pool: _Pool, worker: Worker) -> list[Assignment]:
         limit = 1 if pool.solo else min(pool.workers.free(worker.id), self._settings.chunk_size)
-        chunk = await self._claim_pending(pool, worker, limit)
-        if len(chunk) < limit and not pool.solo and await self._admit(pool, limit - len(chunk)):
+        chunk: list[Assignment] = []
+        if pool.backlog or pool.solo:
+            chunk = await self._claim_pending(pool, worker, limit)
+        if len(chunk) < limit and not pool.solo:
+            pool.backlog = False
+            await self._admit(pool, limit - len(chunk))
             chunk += await self._claim_pending(pool, worker, limit - len(chunk))
         return chunk
 
@@ -286,14 +294,15 @@ class BatchScheduler:
         )
 
     async def _admit(self, pool: _Pool, room: int) -> int:
-        """Turns waiting cells into executions; batches of equal priority take turns."""
-        open_ = [
-            b.id
+        """Turns waiting cells into executions; batches of the highest priority take turns."""
+        waiting = [
+            b
             for b in await self._store.batches.open()
             if b.version == pool.version.version and b.counts.get("PENDING")
         ]
-        if not open_:
+        if not waiting:
             return 0
+        open_ = [b.id for b in waiting if b.priority == max(w.priority for w in waiting)]
         self._turn += 1
         first = self._turn % len(open_)
         share = math.ceil(room / len(open_))

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import ray
 
-from wtb_ray import cluster, errors, plan, requests, results, scoring
+from wtb_ray import cluster, errors, plan, requests, results, scoring, telemetry
 from wtb_ray.api import BatchTestRequest, ExecuteRequest, Leaderboard
 from wtb_ray.db import Database
 from wtb_ray.model import (
@@ -36,6 +36,7 @@ class ExecutionController:
     """Commands on projects, executions and batches."""
 
     async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Serve awaits it
+        telemetry.configure(settings.log_level)
         self._settings = settings
         cluster.check_hosts(settings)
         self._url = await cluster.database_url(settings)
@@ -198,8 +199,10 @@ def _leaderboard(settings: Settings, url: str, batch_id: str) -> Leaderboard:
     """Seals what has ended, aggregates, and stores the outcome with its event."""
 
     async def run() -> Leaderboard:
-        async with Database(url, size=2, name="wtb-leaderboard") as db:
-            objects = ObjectStore(settings.objects())
+        async with (
+            Database(url, size=2, name="wtb-leaderboard") as db,
+            ObjectStore(settings.objects()) as objects,
+        ):
             if (await Store(db).batches.get(batch_id)).status in TERMINAL_BATCH:
                 await results.export(db, objects, batch_id)
             return await results.compute_leaderboard(db, objects, batch_id)

@@ -4,7 +4,6 @@ Any number of replicas may run and die; nothing that matters lives in one. It re
 and sends commands to the controller's handle.
 """
 
-import logging
 from typing import Any, Literal
 
 from fastapi import FastAPI
@@ -12,7 +11,7 @@ from pydantic import PositiveInt, ValidationError
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from wtb_ray import errors
+from wtb_ray import errors, telemetry
 from wtb_ray.db import Database
 from wtb_ray.model import Frozen
 from wtb_ray.objects import ObjectStore
@@ -38,6 +37,7 @@ class IngressReplica(GrpcMethods):
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, settings: Settings, controller: DeploymentHandle
     ) -> None:
+        telemetry.configure(settings.log_level)
         auth.require_loopback(settings)
         try:
             url = await controller.database_url.remote()
@@ -71,7 +71,7 @@ class IngressReplica(GrpcMethods):
             raise errors.ConfigurationError(f"user_config of Ingress: {e}") from e
         poll_ms = tunables.poll_ms or self.context.settings.poll_ms
         self.context.feed.poll_s = poll_ms / 1000
-        logging.getLogger("wtb_ray").setLevel(tunables.log_level or self.context.settings.log_level)
+        telemetry.configure(tunables.log_level or self.context.settings.log_level)
 
     async def check_health(self) -> None:
         """Healthy as long as it answers: what is away elsewhere must not restart all replicas."""

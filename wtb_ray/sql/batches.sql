@@ -17,7 +17,7 @@ ANALYZE (SKIP_LOCKED) cells, cases
 
 -- name: select_batches
 SELECT b.id, b.project, b.version, b.status, b.variants, b.bindings, b.scorers, b.repetitions,
-       b.node_errors, b.cases, b.cells, b.reason, b.created_at, b.started_at, b.ended_at
+       b.node_errors, b.cases, b.cells, b.priority, b.reason, b.created_at, b.started_at, b.ended_at
 FROM batches b
 
 -- name: newest_batches
@@ -25,7 +25,7 @@ ORDER BY b.created_at DESC, b.id DESC LIMIT %(limit)s
 
 -- name: open_batches
 SELECT b.id, b.project, b.version, b.status, b.variants, b.bindings, b.scorers, b.repetitions,
-       b.node_errors, b.cases, b.cells, b.reason, b.created_at, b.started_at, b.ended_at, c.n AS waiting
+       b.node_errors, b.cases, b.cells, b.priority, b.reason, b.created_at, b.started_at, b.ended_at, c.n AS waiting
 FROM batches b
 CROSS JOIN LATERAL (
     SELECT count(*) AS n FROM (
