@@ -7,6 +7,7 @@ looked up by name when used and never stored across processes.
 import asyncio
 import logging
 import os
+import time
 from collections.abc import Sequence
 from typing import Any, Final, cast
 
@@ -22,7 +23,7 @@ from wtb_ray.actors.runner import VariantRunner
 from wtb_ray.actors.scheduler import BatchScheduler
 from wtb_ray.db import migrate
 from wtb_ray.model import NAMESPACE, Assignment, GraphInfo, ProjectSpec, Runner, ScorerSpec, new_id
-from wtb_ray.settings import Settings
+from wtb_ray.settings import Settings, configuration
 
 log = logging.getLogger(__name__)
 
@@ -107,10 +108,27 @@ async def database_url(settings: Settings) -> str:
 
 
 def ensure_singletons(settings: Settings, url: str) -> None:
-    """Creates the detached actors that are not there yet."""
+    """Creates the detached actors that are not there yet, and anew those of other settings.
+
+    Raises:
+        Unavailable: One did not come up with these settings.
+    """
     runners = RayRunners(settings, url)
+    mark = configuration(settings, url)
     for name, cls in (("scheduler", BatchScheduler), ("lifecycle", ActorLifecycle)):
-        ray.remote(cls).options(**SINGLETON, name=name).remote(settings, url, runners)
+        make = ray.remote(cls).options(**SINGLETON, name=name).remote
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while True:
+            handle = make(settings, url, runners)
+            try:
+                if ray.get(handle.configured.remote(), timeout=START_TIMEOUT_S) == mark:
+                    break
+                ray.kill(handle, no_restart=True)
+            except (RayActorError, GetTimeoutError) as e:
+                log.warning("%s is not there yet: %s", name, e, extra={"action": "ensure"})
+            if time.monotonic() > deadline:
+                raise errors.Unavailable(f"the {name} did not come up with the present settings")
+            time.sleep(0.2)
 
 
 async def wake_scheduler() -> None:

@@ -1,5 +1,6 @@
 """Every setting, read once from `WTB_*` and passed on as a value."""
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -70,3 +71,9 @@ class Settings(BaseSettings):
     def absolute(self) -> "Settings":
         """The same settings with `data_dir` absolute, fit to be sent to other processes."""
         return self.model_copy(update={"data_dir": self.data_dir.resolve()})
+
+
+def configuration(settings: Settings, url: str) -> str:
+    """A digest of what an actor was made with; it tells nothing of the values."""
+    text = f"{url} {settings.model_dump_json()}"
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -15,7 +15,7 @@ from wtb_ray import errors, telemetry
 from wtb_ray.actors.runners import Runners
 from wtb_ray.db import Database
 from wtb_ray.model import Runner
-from wtb_ray.settings import Settings
+from wtb_ray.settings import Settings, configuration
 from wtb_ray.store import Store
 
 log = logging.getLogger(__name__)
@@ -31,11 +31,16 @@ class ActorLifecycle:
     def __init__(self, settings: Settings, database_url: str, runners: Runners):
         telemetry.configure(settings.log_level)
         self._settings = settings
+        self._configuration = configuration(settings, database_url)
         self._db = Database(database_url, size=2, name="wtb-lifecycle")
         self._store = Store(self._db)
         self._runners = runners
         self._expired: dict[str, float] = {}
         self._loop = asyncio.create_task(self._run())
+
+    async def configured(self) -> str:
+        """A digest of the settings that this actor was made with."""
+        return self._configuration
 
     async def close(self) -> None:
         """Ends its loop."""

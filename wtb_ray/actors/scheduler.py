@@ -18,7 +18,7 @@ from wtb_ray.actors.pool import ActorPool, Worker
 from wtb_ray.actors.runners import Runners
 from wtb_ray.db import Database
 from wtb_ray.model import Assignment, Batch, Demand, ProjectVersion, Runner, new_id
-from wtb_ray.settings import Settings
+from wtb_ray.settings import Settings, configuration
 from wtb_ray.store import Store
 
 log = logging.getLogger(__name__)
@@ -66,6 +66,7 @@ class BatchScheduler:
     def __init__(self, settings: Settings, database_url: str, runners: Runners):
         telemetry.configure(settings.log_level)
         self._settings = settings
+        self._configuration = configuration(settings, database_url)
         self._db = Database(database_url, size=settings.pool_size, name="wtb-scheduler")
         self._store = Store(self._db)
         self._runners = runners
@@ -79,12 +80,9 @@ class BatchScheduler:
         """Says that there is new work; without it, work is found within a tick."""
         self._wake.set()
 
-    async def status(self) -> dict[str, list[str]]:
-        """Runner ids by pool, as this scheduler uses them."""
-        return {
-            f"{version[:12]}{'/solo' if solo else ''}": pool.workers.ids()
-            for (version, solo), pool in self._pools.items()
-        }
+    async def configured(self) -> str:
+        """A digest of the settings that this actor was made with."""
+        return self._configuration
 
     async def close(self) -> None:
         """Ends all of its tasks; what runs goes on running."""
