@@ -360,6 +360,8 @@ def test_a_question_outside_of_a_batch_waits(bench: WTBTestBench) -> None:
     assert [i["value"] for i in execution.interrupts] == ["May I?"]
     with pytest.raises(errors.UnknownCheckpoint):
         bench.get_state(execution.id, "no-such-checkpoint")
+    found = httpx.get(f"{bench.url}/api/v1/executions/{execution.id}/checkpoints/none", timeout=60)
+    assert (found.status_code, found.json()["error"]["code"]) == (404, "unknown_checkpoint")
     assert bench.stop(execution.id).status == "CANCELLED"
 
 
@@ -449,13 +451,17 @@ async def test_a_command_is_done_once_per_key(stack: Stack, http: httpx.AsyncCli
         )
 
 
-async def test_a_refused_command_leaves_its_key_free(http: httpx.AsyncClient) -> None:
+async def test_a_refused_command_leaves_its_key_free(
+    bench: WTBTestBench, http: httpx.AsyncClient
+) -> None:
     key = keyed(new_id("k"))
     refused = await http.post("/batch-tests", json={**BATCH, "repetitions": 0}, headers=key)
     assert refused.status_code == 422
     made = await http.post("/batch-tests", json=BATCH, headers=key)
     again = await http.post("/batch-tests", json=BATCH, headers=key)
     assert (made.status_code, again.json()) == (202, made.json())
+    batch = await asyncio.to_thread(bench.get_batch, made.json()["id"])
+    assert (await asyncio.to_thread(batch.wait, 60)).status == "COMPLETED"
 
 
 @pytest.mark.parametrize(

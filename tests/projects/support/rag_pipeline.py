@@ -31,6 +31,7 @@ class State(TypedDict, total=False):
 
 class Waiting(TypedDict, total=False):
     seconds: float
+    gate: str
     process: int
     thread: int
     began: float
@@ -94,11 +95,13 @@ def simple_rag_architecture() -> StateGraph[Any]:
 
 
 def waiting_graph() -> StateGraph[Any]:
-    """A sync node that blocks its thread, and one after it."""
+    """A sync node that blocks its thread, for a time or until a file is there, and one after it."""
 
     def wait(state: Waiting) -> Waiting:
         began = time.time()
-        time.sleep(state["seconds"])
+        time.sleep(state.get("seconds", 0))
+        while "gate" in state and not os.path.exists(state["gate"]):
+            time.sleep(0.02)
         return {
             "process": os.getpid(),
             "thread": threading.get_ident(),
