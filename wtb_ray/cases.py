@@ -27,8 +27,6 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 import orjson
-import polars as pl
-from polars.exceptions import PanicException, PolarsError
 from pydantic import ValidationError
 
 from wtb_ray import errors
@@ -206,8 +204,12 @@ def _cell(column: str, cell: str, place: Place) -> Any:
 
 
 def _parquet(file: str, data: bytes) -> Iterator[tuple[dict[str, Any], Place]]:
+    # The service and the command line read no Parquet as a rule, and Polars is half a second.
+    from polars import read_parquet  # noqa: PLC0415
+    from polars.exceptions import PanicException, PolarsError  # noqa: PLC0415
+
     try:
-        frame = pl.read_parquet(io.BytesIO(data))
+        frame = read_parquet(io.BytesIO(data))
     except (PolarsError, PanicException, OSError) as e:
         _refuse({"file": file}, f"no Parquet: {e}")
     columns = _columns(frame.columns, {"file": file})

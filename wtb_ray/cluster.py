@@ -19,7 +19,6 @@ from wtb_ray import errors
 from wtb_ray.actors import postgres
 from wtb_ray.actors.lifecycle import ActorLifecycle
 from wtb_ray.actors.postgres import EmbeddedPostgres
-from wtb_ray.actors.runner import VariantRunner
 from wtb_ray.actors.scheduler import BatchScheduler
 from wtb_ray.db import migrate
 from wtb_ray.model import NAMESPACE, Assignment, GraphInfo, ProjectSpec, Runner, ScorerSpec, new_id
@@ -177,6 +176,8 @@ class RayRunners:
         return cast(tuple[GraphInfo, dict[str, GraphInfo]], found)
 
     async def _start(self, spec: ProjectSpec, solo: bool, *, describe: bool) -> tuple[str, Any]:
+        from wtb_ray.actors.runner import VariantRunner  # noqa: PLC0415  # brings LangGraph along
+
         runner_id = new_id("r")
         actor = ray.remote(VariantRunner).options(
             **RUNNER,

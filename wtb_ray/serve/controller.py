@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import ray
 
-from wtb_ray import cluster, errors, plan, requests, results, scoring, telemetry
+from wtb_ray import cluster, errors, plan, requests, scoring, telemetry
 from wtb_ray.api import BatchTestRequest, ExecuteRequest, Leaderboard
 from wtb_ray.db import Database
 from wtb_ray.model import (
@@ -171,6 +171,8 @@ class ExecutionController:
 
     async def leaderboard(self, batch_id: str) -> Leaderboard | None:
         """The leaderboard of the results as they are now; None while it is being computed."""
+        from wtb_ray import results  # noqa: PLC0415  # with Polars and SciPy, not at the start
+
         batch = await self._store.batches.get(batch_id)
         digest = await results.digest_of(self._db, batch_id)
         if (stored := await results.stored(self._db, batch_id, digest)) is not None:
@@ -197,6 +199,7 @@ class ExecutionController:
 
 def _leaderboard(settings: Settings, url: str, batch_id: str) -> Leaderboard:
     """Seals what has ended, aggregates, and stores the outcome with its event."""
+    from wtb_ray import results  # noqa: PLC0415  # as above
 
     async def run() -> Leaderboard:
         async with (
