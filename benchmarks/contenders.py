@@ -25,7 +25,7 @@ from wtb_ray import graphs
 from wtb_ray.actors.runner import GC_THRESHOLDS
 from wtb_ray.attachments import Attachment
 from wtb_ray.db import Database
-from wtb_ray.model import Assignment, BatchSpec, Case, ProjectSpec, new_id
+from wtb_ray.model import Assignment, BatchSpec, Case, ProjectSpec, ScorerSpec, new_id
 from wtb_ray.saver import Saver
 from wtb_ray.store import Store
 
@@ -35,6 +35,7 @@ Prepare = Callable[[int], Awaitable[list[Run]]]
 POOL_SIZE: Final = 20  # as in LangGraph's documentation
 LEASE_S: Final = 3600.0
 SPEC: Final = ProjectSpec(name="five", entry="benchmarks.graphs:five")
+SCORERS: Final = (ScorerSpec(name="exact", args={"field": "x"}),)
 
 
 @dataclass(frozen=True)
@@ -143,24 +144,27 @@ async def ours(url: str) -> AsyncIterator[Prepare]:
 
 
 class Claims:
-    """Executions of a batch, made and claimed as the scheduler does it."""
+    """Executions of a batch, made and claimed for one owner as the scheduler does it."""
 
-    def __init__(self, store: Store):
-        self.owner = new_id("r")
+    def __init__(self, store: Store, owner: str | None = None, epoch: int | None = None):
+        self.owner = owner or new_id("r")
         self._store = store
-        self._epoch: int | None = None
+        self._epoch = epoch
 
     async def take(self, n: int) -> list[Assignment]:
         """The assignments of a new batch of `n` cells."""
+        version = await self.make(n)
+        claimed = await self.next(version, n)
+        assert len(claimed) == n, "another process took part of them"
+        return claimed
+
+    async def make(self, n: int) -> str:
+        """A new batch of `n` cells, all of them with executions that wait; gives their version."""
         info, workflows = graphs.describe(SPEC)
         version = await self._store.projects.register(SPEC, info, workflows, actor="bench")
-        if self._epoch is None:
-            self._epoch = await self._store.leases.start_runner(
-                self.owner, version.version, n, False, "bench", os.getpid(), None, LEASE_S
-            )
         cases = tuple(Case(id=f"c{i}", input={"x": i}, expected=i) for i in range(n))
         batch = await self._store.batches.create(
-            BatchSpec(project=SPEC.name, variants=({},), cases=cases),
+            BatchSpec(project=SPEC.name, variants=({},), cases=cases, scorers=SCORERS),
             version,
             ["default"],
             [(i, 0, i, 0) for i in range(n)],
@@ -169,9 +173,15 @@ class Claims:
         )
         await self._store.batches.start(batch.id, actor="bench")
         await self._store.executions.admit(batch.id, n, actor="bench")
-        claimed = await self._store.executions.claim(self.owner, self._epoch, version.version, n)
-        assert len(claimed) == n, "another process took part of them"
-        return claimed
+        return version.version
+
+    async def next(self, version: str, n: int) -> list[Assignment]:
+        """At most `n` of those that wait."""
+        if self._epoch is None:
+            self._epoch = await self._store.leases.start_runner(
+                self.owner, version, n, False, "bench", os.getpid(), None, LEASE_S
+            )
+        return await self._store.executions.claim(self.owner, self._epoch, version, n)
 
 
 CONTENDERS: Final[dict[str, Callable[[str], Any]]] = {
