@@ -269,7 +269,7 @@ def graph():
 
 def written(root: Path, prefix: str) -> Path:
     """A project whose modules have the same names as those of others like it."""
-    root.mkdir(exist_ok=True)
+    root.mkdir(parents=True, exist_ok=True)
     (root / "answers.py").write_text(ANSWERS)
     (root / "helper.py").write_text(f"PREFIX = {prefix!r}\n")
     return root
@@ -284,11 +284,10 @@ async def test_versions_and_projects_run_their_own_code(
     old = await remote.register_project(project)
     assert (await remote.register_project(project)).version == old.version
     written(root, "new ")
+    written(tmp_path / "two" / "src", "other ")
     new, other = await asyncio.gather(
         remote.register_project(WorkflowProject("changing", "answers:graph", root=root)),
-        remote.register_project(
-            WorkflowProject("other", "answers:graph", root=written(tmp_path / "two", "other "))
-        ),
+        remote.register_project(WorkflowProject("other", "answers:graph", root=tmp_path / "two")),
     )
     assert len({old.version, new.version, other.version}) == 3
     assert len({old.spec.bundle, new.spec.bundle, other.spec.bundle}) == 3
