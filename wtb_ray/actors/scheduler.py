@@ -80,6 +80,13 @@ class BatchScheduler:
         """Says that there is new work; without it, work is found within a tick."""
         self._wake.set()
 
+    async def status(self) -> dict[str, list[str]]:
+        """Runner ids by pool, as this scheduler uses them."""
+        return {
+            f"{version[:12]}{'/solo' if solo else ''}": pool.workers.ids()
+            for (version, solo), pool in self._pools.items()
+        }
+
     async def configured(self) -> str:
         """A digest of the settings that this actor was made with."""
         return self._configuration
