@@ -107,14 +107,19 @@ def main(arguments: list[str] | None = None) -> None:
     ended = threading.Event()
 
     def end(_signal: int, _frame: FrameType | None) -> None:
+        signal.alarm(0)  # Ray's handler, if it came first, aborts the process after 3 s
         ended.set()
 
-    signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGINT, end)
+    def listen() -> None:
+        signal.signal(signal.SIGTERM, end)
+        signal.signal(signal.SIGINT, end)
+
+    listen()
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     place = settings.data_dir / "stack.json"
     try:
         stack = start(settings)
+        listen()  # Ray has put its own handler of SIGTERM in the place of ours
         temporary = place.with_suffix(".tmp")
         temporary.write_text(json.dumps(stack))
         temporary.replace(place)
