@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -42,7 +43,9 @@ def free_port() -> int:
         return int(s.getsockname()[1])
 
 
-def start(settings: Settings, *, num_cpus: int | None = None) -> dict[str, Any]:
+def start(
+    settings: Settings, *, num_cpus: int | None = None, ray_runs: Callable[[], None] | None = None
+) -> dict[str, Any]:
     """Starts Ray, Serve and the application; returns where they are."""
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -58,6 +61,8 @@ def start(settings: Settings, *, num_cpus: int | None = None) -> dict[str, Any]:
         log_to_driver=False,
         configure_logging=False,
     )
+    if ray_runs is not None:
+        ray_runs()
     log.info("Ray runs")
     serve.start(
         proxy_location="HeadOnly",
@@ -107,7 +112,6 @@ def main(arguments: list[str] | None = None) -> None:
     ended = threading.Event()
 
     def end(_signal: int, _frame: FrameType | None) -> None:
-        signal.alarm(0)  # Ray's handler, if it came first, aborts the process after 3 s
         ended.set()
 
     def listen() -> None:
@@ -118,8 +122,8 @@ def main(arguments: list[str] | None = None) -> None:
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     place = settings.data_dir / "stack.json"
     try:
-        stack = start(settings)
-        listen()  # Ray has put its own handler of SIGTERM in the place of ours
+        # Ray puts its own handler of SIGTERM in the place of ours; it aborts the process after 3 s.
+        stack = start(settings, ray_runs=listen)
         temporary = place.with_suffix(".tmp")
         temporary.write_text(json.dumps(stack))
         temporary.replace(place)
