@@ -40,7 +40,7 @@ protos: install
 
 bench: install
 	$(UV) sync --frozen --quiet --all-groups --python $(PYTHON)
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks $(ARGS)
 
 chaos: install
 	$(BIN)/python -m pytest tests/chaos --chaos=long -s

@@ -100,3 +100,12 @@ async def test_work_behind_a_full_runner_gets_another_one(bench: Bench) -> None:
         assert len(bench.runners.runners) == 1
         await completed(bench, await start(bench, version, 1))
         assert len(bench.runners.runners) == 2
+
+
+async def test_a_single_free_slot_is_filled_while_all_others_are_held(bench: Bench) -> None:
+    version = await bench.register(GATED)
+    async with scheduling(bench):
+        for x in range(0, 14, 2):
+            await start(bench, version, x)
+        await running(bench, 7)
+        await completed(bench, await start(bench, version, 1))
