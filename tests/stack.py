@@ -139,6 +139,8 @@ def _serve(data_dir: Path) -> Iterator[Stack]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+    assert process.returncode == 0, (data_dir / "stack.log").read_text()[-4000:]
+    assert not (data_dir / "postgres" / "postmaster.pid").exists()
 
 
 @pytest.fixture
