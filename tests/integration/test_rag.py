@@ -18,7 +18,6 @@ from wtb_ray import entries
 from wtb_ray.context import Context, entered
 from wtb_ray.errors import ConfigurationError, NodeFailed
 from wtb_ray.examples import rag
-from wtb_ray.examples.rag.corpus import corpus
 from wtb_ray.model import digest
 
 QUESTION = "How can I merge several sorted inputs into one sorted output?"
@@ -158,4 +157,6 @@ def test_cases_and_corpus_are_the_same_in_every_process() -> None:
         for seed, package in (("1", "langgraph"), ("2", "ray"))  # Ray patches the library
     ]
     said = {process.communicate(timeout=100)[0].strip() for process in started}
-    assert said == {f"{digest([case.model_dump() for case in rag.cases()])} {corpus().digest}"}
+    # Not compared with this process, in which other tests have patched the library.
+    assert len(said) == 1
+    assert said.pop().split(" ")[0] == digest([case.model_dump() for case in rag.cases()])
