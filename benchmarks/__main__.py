@@ -5,9 +5,11 @@ Exits with 1 when a target is missed.
 
 import argparse
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 from benchmarks import common, growth, startup, throughput, waiting
@@ -38,8 +40,13 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def _end(_signal: int, _frame: FrameType | None) -> None:
+    sys.exit("terminated")  # so that the stack and Postgres are taken down
+
+
 def main(arguments: list[str]) -> int:
     options = _options(arguments)
+    signal.signal(signal.SIGTERM, _end)
     met = True
     for name in options.names or MEASURES:
         print(f"{name} (load {os.getloadavg()[0]:.1f})", flush=True)
