@@ -21,14 +21,17 @@ WTBError                    500 INTERNAL              something of ours broke
     UnknownBatch            404 NOT_FOUND
     UnknownBundle           404 NOT_FOUND
     UnknownObject           404 NOT_FOUND
+    UnknownFile             404 NOT_FOUND             a file tree without this path
   Conflict                  409 FAILED_PRECONDITION
     InvalidTransition       409 FAILED_PRECONDITION   the command does not apply to the state found
     AlreadyExists           409 ALREADY_EXISTS
     IdempotencyConflict     409 FAILED_PRECONDITION   the key was used with another body
+    NoConsistentFiles       409 FAILED_PRECONDITION   a place without a file tree; names the nearest with one
   Refused                   403 PERMISSION_DENIED     not allowed here (not loopback, not this host)
   Unavailable               503 UNAVAILABLE           try again: database, runner or cluster is not there
     DatabaseUnavailable     503 UNAVAILABLE
     RunnerUnavailable       503 UNAVAILABLE
+    StorageFull             507 RESOURCE_EXHAUSTED    no room left where objects or workspaces lie
   ConfigurationError        500 INTERNAL              a setting is wrong; names it
   ObjectCorrupt             500 DATA_LOSS             stored bytes do not have the digest they are stored under
   Fenced                    409 ABORTED               another owner holds this execution; the writer must stop
@@ -39,6 +42,9 @@ WTBError                    500 INTERNAL              something of ours broke
     RunnerDied              500 INTERNAL              the process died in this execution when it ran alone
     InterruptInBatch        500 INTERNAL              a cell asked a human and the batch has no answer for it
     ScorerFailed            500 INTERNAL              a scorer raised
+    FilesRefused            500 INTERNAL              a workspace holds what cannot be kept; by path and reason
+      QuotaExceeded         500 INTERNAL              a workspace has more bytes or files than it may have
+    RestoreRefused          500 INTERNAL              a file tree cannot be restored; nothing was touched
 
 Every class has a stable `code` (its name in snake case unless set), an HTTP status and a gRPC
 status name. Arguments survive pickling, so errors cross Ray processes unchanged.
@@ -170,6 +176,10 @@ class UnknownObject(NotFound):
     """There is no stored object with this digest."""
 
 
+class UnknownFile(NotFound):
+    """The file tree has no such path."""
+
+
 class Conflict(WTBError):
     """The request conflicts with what is there."""
 
@@ -189,6 +199,10 @@ class AlreadyExists(Conflict):
 
 class IdempotencyConflict(Conflict):
     """This idempotency key was used with another request."""
+
+
+class NoConsistentFiles(Conflict):
+    """No file tree was kept at this place."""
 
 
 class Refused(WTBError):
@@ -211,6 +225,13 @@ class DatabaseUnavailable(Unavailable):
 
 class RunnerUnavailable(Unavailable):
     """No runner could be started for this code."""
+
+
+class StorageFull(Unavailable):
+    """There is no room left on the storage."""
+
+    http_status = 507
+    grpc_status = "RESOURCE_EXHAUSTED"
 
 
 class ConfigurationError(WTBError):
@@ -256,3 +277,15 @@ class InterruptInBatch(ExecutionFault):
 
 class ScorerFailed(ExecutionFault):
     """A scorer raised."""
+
+
+class FilesRefused(ExecutionFault):
+    """The workspace holds something that cannot be kept."""
+
+
+class QuotaExceeded(FilesRefused):
+    """The workspace has more in it than it may have."""
+
+
+class RestoreRefused(ExecutionFault):
+    """The file tree cannot be restored; nothing was touched."""

@@ -110,6 +110,54 @@ class StepCompleted(Event):
     nodes: list[str]
     next_nodes: list[str]
     duration_ms: float
+    manifest: str | None = None
+
+
+class RestorePointCreated(Event):
+    type: Literal["restore_point.created"] = "restore_point.created"
+    thread_id: str
+    checkpoint_id: str
+    seq: int
+    manifest: str | None
+    reason: str
+
+
+class FilesRestored(Event):
+    type: Literal["files.restored"] = "files.restored"
+    manifest: str
+    restored: int
+    removed: int
+    displaced: str | None
+    """Manifest of what was there before; None when there was nothing."""
+    reason: str
+
+
+class TrashRestored(Event):
+    type: Literal["trash.restored"] = "trash.restored"
+    restore_id: int
+    paths: list[str]
+    manifest: str
+
+
+class WorkspaceKept(Event):
+    type: Literal["workspace.kept"] = "workspace.kept"
+    host: str
+    path: str
+    reason: str
+
+
+class InputsHealed(Event):
+    type: Literal["workspace.inputs_healed"] = "workspace.inputs_healed"
+    host: str
+    paths: list[str]
+
+
+class WorkspacesSwept(Event):
+    type: Literal["workspaces.swept"] = "workspaces.swept"
+    host: str
+    removed: int
+    freed_bytes: int
+    kept: int
 
 
 class BranchCreated(Event):
@@ -204,6 +252,12 @@ AnyEvent = Annotated[
     | ExecutionFailed
     | ExecutionCancelled
     | StepCompleted
+    | RestorePointCreated
+    | FilesRestored
+    | TrashRestored
+    | WorkspaceKept
+    | InputsHealed
+    | WorkspacesSwept
     | BranchCreated
     | BatchCreated
     | BatchStarted

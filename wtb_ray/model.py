@@ -62,6 +62,46 @@ class VariantSpec(Frozen):
     """What `wtb_ray.params()` gives inside the node."""
 
 
+class FileTrackingConfig(Frozen):
+    """Which files of a workspace belong to every checkpoint, and what happens to them."""
+
+    enabled: bool = True
+    """False: files are neither kept nor restored, and finished nodes of a cut-off step do not run again."""
+    tracked_paths: tuple[str, ...] = ()
+    """Directories of the workspace, relative to it; empty: all of it but `input/`."""
+    ignore_patterns: tuple[str, ...] = (".git/", "__pycache__/", "*.pyc", "*.log", "*.tmp")
+    """Files left out, in gitignore syntax, relative to the workspace; later patterns win."""
+    commit_on: Literal["checkpoint", "node_complete", "manual"] = "checkpoint"
+    """When files are kept: at every restore point, only after steps in which nodes ran, or only
+    where a node called `workspace().commit()` since the last time."""
+    max_file_mb: int = Field(default=2048, ge=1)
+    """A larger tracked file is refused."""
+    max_files: int = Field(default=200_000, ge=1)
+    """More tracked files are refused."""
+    max_snapshots: int | None = Field(default=None, ge=1)
+    """Steps of an execution whose files are kept, newest first; None keeps all of them."""
+    on_error: Literal["fail", "pause"] = "fail"
+    """What becomes of an execution whose files cannot be kept or restored."""
+
+
+class WorkspaceIsolationConfig(Frozen):
+    """The directory that each execution has for itself, see `wtb_ray.workspace()`."""
+
+    isolation: Literal["runner", "process"] = "runner"
+    """`process`: one execution at a time in a runner, with the workspace as its current directory."""
+    inputs: tuple[str, ...] = ()
+    """Files and directories of the project's folder that appear below `input/`, read only."""
+    strategy: Literal["full_copy", "hardlink_with_fallback", "symlink"] = "full_copy"
+    """How inputs get there. Copies share blocks where the file system can; hard links are not made
+    for root, whom a read-only file does not stop."""
+    quota_mb: int | None = Field(default=None, ge=1)
+    """Most that the files of a workspace may take; looked at wherever they are kept."""
+    cleanup_on_complete: bool = True
+    """Remove the directory of an execution that has completed or was cancelled."""
+    preserve_on_failure: bool = True
+    """Leave the directory of a failed execution for somebody to look at, until it is swept."""
+
+
 class ProjectSpec(Frozen):
     """What a project version is made of; its digest is the version."""
 
@@ -77,10 +117,21 @@ class ProjectSpec(Frozen):
     state_types: tuple[str, ...] = ()
     """`"pkg.module:Class"` of further classes that may be stored in state."""
     description: str = ""
+    file_tracking: FileTrackingConfig | None = None
+    """None: files are not tracked."""
+    workspace_isolation: WorkspaceIsolationConfig | None = None
+    """None: a workspace is made when a node first asks for it."""
+
+    @property
+    def tracking(self) -> bool:
+        """Whether every restore point holds files too."""
+        return self.file_tracking is not None and self.file_tracking.enabled
 
     def version(self) -> str:
-        """The digest that names this version."""
-        return digest(self.model_dump(mode="json"))
+        """The digest that names this version; what is not configured leaves it as it was before."""
+        optional = ("file_tracking", "workspace_isolation")
+        unset = {name for name in optional if getattr(self, name) is None}
+        return digest(self.model_dump(mode="json", exclude=unset))
 
 
 class NodeInfo(Frozen):
@@ -181,6 +232,8 @@ class Assignment(Frozen):
     """What the batch's case expects; for the scorers."""
     metadata: dict[str, Any] = Field(default_factory=dict)
     """The case's metadata; for the scorers."""
+    manifest: str | None = None
+    """The file tree of its newest restore point, when files are tracked."""
 
 
 class Branch(Frozen):
@@ -216,6 +269,43 @@ class Step(Frozen):
     duration_ms: float
     manifest: str | None = None
     created_at: datetime
+
+
+class FileEntry(Frozen):
+    """One file, link or directory of a file tree."""
+
+    path: str
+    """Relative to the workspace, with `/`; bytes that are no UTF-8 are shown as `\\xNN`."""
+    kind: Literal["file", "dir", "link"]
+    size: int
+    """Bytes; of a directory, of all files below it."""
+    mode: int
+    """Permission bits."""
+    digest: str | None = None
+    """SHA-256 of a file's bytes."""
+    target: str | None = None
+    """Where a link leads."""
+
+
+class FileChange(Frozen):
+    """How one path differs between two file trees."""
+
+    path: str
+    change: Literal["added", "removed", "changed"]
+    before: FileEntry | None = None
+    after: FileEntry | None = None
+    diff: str | None = None
+    """Unified diff of a text of bearable size, when it was asked for."""
+
+
+class TrashedFile(Frozen):
+    """A file that a restore displaced."""
+
+    restore_id: int
+    """The restore that displaced it."""
+    entry: FileEntry
+    reason: str
+    displaced_at: datetime
 
 
 class Case(Frozen):

@@ -45,6 +45,8 @@ class Settings(BaseSettings):
     """Executions handed to a runner in one call."""
     lease_ttl_s: PositiveFloat = 15.0
     """A runner whose lease was not renewed for this long may be taken for dead."""
+    workspace_grace_s: PositiveFloat = 3600.0
+    """How long a directory that no execution needs any more is left for somebody to look at."""
     idle_pool_s: PositiveFloat = 300.0
     """A pool without work is closed after this time."""
     infrastructure_retries: PositiveInt = 5
