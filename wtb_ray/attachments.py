@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -55,6 +55,8 @@ class Attachment:
     boundary: Callable[[Checkpoint, CheckpointMetadata, RunnableConfig], Boundary] = (
         _nothing_follows
     )
+    snapshot: Callable[[CheckpointMetadata], Awaitable[str | None]] | None = None
+    """Keeps the files that belong to a root checkpoint; gives their manifest."""
     on_wanted: Callable[[str], None] | None = None
     """Called when a commit says that the execution is wanted to do something else than run."""
     wanted: str = "run"
@@ -97,9 +99,15 @@ class Attachment:
             elif channel == INTERRUPT:
                 self.interrupts[task_id] = list(value)
 
-    def step(self, checkpoint: Checkpoint, metadata: CheckpointMetadata, next: Boundary) -> Step:
-        """The super-step that ends in this root checkpoint, which becomes the newest one."""
-        now = time.monotonic()
+    def step(
+        self,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        next: Boundary,
+        now: float,
+        manifest: str | None = None,
+    ) -> Step:
+        """The super-step that ended `now` (monotonic) in this checkpoint, which becomes the newest."""
         number, source = metadata["step"], metadata["source"]
         ran = self._ran() if source == "loop" else []
         tasks = next.next_tasks
@@ -111,8 +119,11 @@ class Attachment:
                 SEPARATOR.join(next.next_nodes),
                 orjson.dumps(tasks),
                 (now - self.step_started) * 1000,
+                manifest,
             ),
-            event=self._event(checkpoint["id"], number, ran, next, now) if number > 0 else None,
+            event=self._event(checkpoint["id"], number, ran, next, now, manifest)
+            if number > 0
+            else None,
         )
         self.newest, self.next_tasks = checkpoint["id"], tasks
         return step
@@ -136,7 +147,13 @@ class Attachment:
         return ran
 
     def _event(
-        self, id: str, number: int, ran: list[dict[str, Any]], next: Boundary, now: float
+        self,
+        id: str,
+        number: int,
+        ran: list[dict[str, Any]],
+        next: Boundary,
+        now: float,
+        manifest: str | None,
     ) -> Row:
         payload = orjson.dumps(
             {
@@ -146,6 +163,7 @@ class Attachment:
                 "nodes": [run["name"] for run in ran],
                 "next_nodes": next.next_nodes,
                 "duration_ms": round((now - self.step_started) * 1000, 3),
+                "manifest": manifest,
             },
             option=orjson.OPT_SORT_KEYS,
         )

@@ -41,6 +41,8 @@ MACHINERY: Final = (
 OURS: Final = frozenset(
     str(Path(__file__).with_name(f"{name}.py")) for name in ("running", "faults", "saver", "db")
 )
+OWN: Final = (errors.UnstorableValue, errors.FilesRefused, errors.StorageFull)
+"""What the bench itself raises between super-steps: a step that cannot be kept."""
 LONGEST_MESSAGE: Final = 4_000
 LONGEST_TRACEBACK: Final = 16_000
 
@@ -106,7 +108,7 @@ def fault_of(error: BaseException) -> Fault:
 
 
 def _blame(error: BaseException) -> tuple[str, str | None, int]:
-    if isinstance(error, errors.UnstorableValue):
+    if isinstance(error, OWN):
         return error.code, None, 1
     path: dict[str, str] = {}
     attempt, after = 1, list[FrameType]()

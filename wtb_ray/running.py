@@ -235,6 +235,8 @@ class _Run:
             await self._saver.flush(self._assignment.thread_id)
         except errors.Fenced:
             return Outcome("fenced")
+        except errors.StorageFull as e:  # trying again elsewhere would not help
+            return await self._failed(e)
         except (errors.Unavailable, asyncio.CancelledError, KeyboardInterrupt, GeneratorExit):
             raise
         except BaseException as e:  # noqa: BLE001 - whatever the user's code raises is its fault

@@ -9,6 +9,7 @@ commits with its step and event. With `unfenced=True` it is a plain LangGraph sa
 import asyncio
 import random
 import secrets
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -146,12 +147,24 @@ class Saver(BasePostgresSaver):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
-        """Stores a checkpoint; a root checkpoint with the head, its step and its event."""
+        """Stores a checkpoint; a root checkpoint with its files, the head, its step and its event.
+
+        No node runs meanwhile: LangGraph waits for it before the next super-step.
+        """
         configurable = config["configurable"]
         thread_id, ns = configurable["thread_id"], configurable.get("checkpoint_ns", "")
         attachment = self._attachment(thread_id)
+        ended, manifest = time.monotonic(), None
+        if attachment is not None and attachment.snapshot is not None and not ns:
+            manifest = await attachment.snapshot(metadata)
         self._raise_failed(thread_id, attachment)
         item = self._put(config, checkpoint, metadata, new_versions, attachment)
+        if attachment is not None:
+            if ns:
+                attachment.namespaces.add(ns)
+            else:
+                following = attachment.boundary(checkpoint, metadata, config)
+                item.step = attachment.step(checkpoint, metadata, following, ended, manifest)
         future = self._shared.commits.submit(item)
         if attachment is not None:
             attachment.last = future
@@ -182,7 +195,7 @@ class Saver(BasePostgresSaver):
         configurable = config["configurable"]
         forbidden = attachment.forbidden_prefix if attachment else None
         text, blobs = channels.split(self.serde, checkpoint, new_versions, forbidden)
-        item = Put(
+        return Put(
             thread_id=configurable["thread_id"],
             ns=configurable.get("checkpoint_ns", ""),
             checkpoint_id=checkpoint["id"],
@@ -195,13 +208,6 @@ class Saver(BasePostgresSaver):
             blobs=blobs,
             size=len(text) + sum(len(blob[3]) for blob in blobs),
         )
-        if attachment is not None:
-            if item.ns:
-                attachment.namespaces.add(item.ns)
-            else:
-                following = attachment.boundary(checkpoint, metadata, config)
-                item.step = attachment.step(checkpoint, metadata, following)
-        return item
 
     async def aput_writes(
         self,

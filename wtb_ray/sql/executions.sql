@@ -1,10 +1,13 @@
 -- name: insert_execution
 WITH made AS (
     INSERT INTO executions
-        (id, project, version, binding, input, recursion_limit, breakpoints, priority, thread_id)
+        (id, project, version, binding, input, recursion_limit, breakpoints, priority, thread_id,
+         tracking)
     VALUES (
         %(id)s, %(project)s, %(version)s, %(binding)s, %(input)s, %(recursion_limit)s,
-        %(breakpoints)s::text[], %(priority)s, %(thread_id)s
+        %(breakpoints)s::text[], %(priority)s, %(thread_id)s,
+        (SELECT coalesce((spec::json #>> '{file_tracking,enabled}')::boolean, false)
+         FROM project_versions WHERE version = %(version)s)
     )
     ON CONFLICT (id) DO NOTHING RETURNING id, thread_id
 )
@@ -30,9 +33,11 @@ WITH item AS (
 ), made AS (
     -- A microsecond apart, so that claims keep the order of the cells.
     INSERT INTO executions (id, project, version, binding, recursion_limit, priority, thread_id,
-                            batch_id, case_ordinal, repetition, created_at)
+                            batch_id, case_ordinal, repetition, created_at, tracking)
     SELECT id, %(project)s, %(version)s, binding, %(recursion_limit)s, %(priority)s, thread_id,
-           %(batch_id)s, case_ordinal, repetition, now() + place * interval '1 microsecond'
+           %(batch_id)s, case_ordinal, repetition, now() + place * interval '1 microsecond',
+           (SELECT coalesce((spec::json #>> '{file_tracking,enabled}')::boolean, false)
+         FROM project_versions WHERE version = %(version)s)
     FROM item
 ), branch AS (
     INSERT INTO branches (thread_id, execution_id, number, reason)
@@ -67,7 +72,7 @@ WITH lease AS (
 )
 SELECT e.id, e.epoch, e.thread_id, e.head, e.head_step, e.version, e.project, e.binding,
        coalesce(e.input, k.input) AS input, e.recursion_limit, e.breakpoints, e.batch_id, k.case_id,
-       k.expected, k.metadata, e.repetition, e.suspect, e.attempt, e.written_by::text AS written_by,
+       k.expected, k.metadata, e.repetition, e.suspect, e.attempt, e.tracking, e.written_by::text AS written_by,
        pg_current_xact_id()::text AS xid
 FROM claimed e LEFT JOIN cases k ON k.batch_id = e.batch_id AND k.ordinal = e.case_ordinal
 ORDER BY e.priority DESC, e.created_at

@@ -53,12 +53,13 @@ WHERE w.idx < 0
 
 -- name: steps
 INSERT INTO steps
-    (thread_id, checkpoint_id, step, source, nodes, next_nodes, next_tasks, duration_ms)
+    (thread_id, checkpoint_id, step, source, nodes, next_nodes, next_tasks, duration_ms, manifest)
 SELECT thread_id, checkpoint_id, step, source, nodes, string_to_array(next_nodes, E'\x1f'),
-       next_tasks, duration_ms
+       next_tasks, duration_ms, manifest
 FROM unnest(
-    %s::text[], %s::text[], %s::int[], %s::text[], %s::text[], %s::text[], %s::text[], %s::float8[]
-) AS s (thread_id, checkpoint_id, step, source, nodes, next_nodes, next_tasks, duration_ms)
+    %s::text[], %s::text[], %s::int[], %s::text[], %s::text[], %s::text[], %s::text[],
+    %s::float8[], %s::text[]
+) AS s (thread_id, checkpoint_id, step, source, nodes, next_nodes, next_tasks, duration_ms, manifest)
 ON CONFLICT (thread_id, checkpoint_id) DO NOTHING
 
 -- name: events

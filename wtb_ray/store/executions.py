@@ -29,6 +29,7 @@ from wtb_ray.model import (
     thread_id,
 )
 from wtb_ray.states import ExecutionStatus
+from wtb_ray.store import restore_points
 from wtb_ray.store.abandonment import abandon
 from wtb_ray.store.changes import Change, apply, legal
 from wtb_ray.store.events import Entry, append_many
@@ -164,7 +165,8 @@ class Executions:
     ) -> builtins.list[Assignment]:
         """Gives a runner PENDING executions of one version, by priority and age, each to one only.
 
-        A runner whose lease has run out, drains or is of another epoch gets none.
+        A runner whose lease has run out, drains or is of another epoch gets none. Executions that
+        track files go back to their newest restore point.
         """
         params = {
             "owner": owner,
@@ -176,14 +178,15 @@ class Executions:
             "status": str(states.EXECUTION["start"][1]),
         }
 
-        async def work(conn: Connection) -> builtins.list[DictRow]:
+        async def work(conn: Connection) -> builtins.list[Assignment]:
             cursor = await conn.execute(SQL["claim_executions"], params)
             rows = list(in_order(await cursor.fetchall()))
+            manifests = await restore_points.go_back(conn, rows)
             entries = [_started(row, owner, actor or owner) for row in rows]
             await append_many(conn, entries)
-            return rows
+            return [_assignment(row, manifests.get(row["id"])) for row in rows]
 
-        return [_assignment(row) for row in await transact(self._db, work)]
+        return await transact(self._db, work)
 
     async def owned(self, owner: str) -> set[tuple[str, int]]:
         """Id and epoch of everything that this owner holds."""
@@ -215,6 +218,11 @@ class Executions:
         stops at its next boundary. What runs without a batch goes on.
         """
         return await abandon(self._db, version, error, actor)
+
+    async def forget_files(self, id: str, keep: int) -> None:
+        """Forgets the file trees of all but the newest `keep` steps; branching points keep theirs."""
+        async with self._db.transaction() as conn:
+            await conn.execute(SQL["trim_manifests"], {"id": id, "keep": keep})
 
     async def scoring(self, id: str, epoch: int, owner: str) -> None:
         """Cells of a finished run become SCORING while their scorers work; twice does nothing.
@@ -391,7 +399,7 @@ def _started(row: DictRow, owner: str, actor: str) -> Entry:
     return Entry(actor, event, row["project"], row["id"], row["batch_id"])
 
 
-def _assignment(row: DictRow) -> Assignment:
+def _assignment(row: DictRow, manifest: str | None) -> Assignment:
     return Assignment(
         execution_id=row["id"],
         epoch=row["epoch"],
@@ -411,6 +419,7 @@ def _assignment(row: DictRow) -> Assignment:
         suspect=row["suspect"],
         expected=None if row["expected"] is None else orjson.loads(row["expected"]),
         metadata={} if row["metadata"] is None else orjson.loads(row["metadata"]),
+        manifest=manifest,
     )
 
 

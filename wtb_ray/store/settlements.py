@@ -17,6 +17,7 @@ from wtb_ray import errors, states
 from wtb_ray.db import Connection, Database
 from wtb_ray.model import Fault, Score, ScorerSpec
 from wtb_ray.states import ExecutionStatus, Wanted
+from wtb_ray.store import restore_points
 from wtb_ray.store.changes import Change, apply
 from wtb_ray.store.sql import SQL
 from wtb_ray.store.transactions import transact
@@ -57,6 +58,10 @@ class Settlement:
     latency_ms: float = 0.0
     node_runs: int = 0
     scores: list[tuple[ScorerSpec, Score]] = field(default_factory=list)
+    restore_point: bool = False
+    """Whether it rests within a super-step, so that what tasks have written so far is to be kept."""
+    manifest: str | None = None
+    """The files of that restore point."""
 
 
 def check_fence(row: DictRow | None, id: str, epoch: int, owner: str) -> DictRow:
@@ -123,6 +128,9 @@ async def _settle(
                 row = check_fence(row, item.execution_id, item.epoch, item.owner)
                 change = _decide(row, item, actor or item.owner, max_attempts)
                 changes.append(change)
+                if item.restore_point and change.status == ExecutionStatus.PAUSED:
+                    reason = item.reason or change.command
+                    await restore_points.take(conn, row, change.actor, reason, item.manifest)
                 rows[item.execution_id] = {
                     **row,
                     "status": change.status,

@@ -7,6 +7,7 @@ from wtb_ray.db import queries
 FILES: Final = (
     "projects",
     "executions",
+    "restore_points",
     "cells",
     "batches",
     "leases",
