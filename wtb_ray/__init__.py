@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from wtb_ray import errors
-    from wtb_ray.context import params
+    from wtb_ray.context import params, workspace
     from wtb_ray.scoring import scorer
     from wtb_ray.sdk import AsyncTestBench, WorkflowProject, WTBTestBench
 
@@ -22,6 +22,7 @@ __all__ = [
     "errors",
     "params",
     "scorer",
+    "workspace",
 ]
 
 _HOMES = {
@@ -30,6 +31,7 @@ _HOMES = {
     "WorkflowProject": "wtb_ray.sdk",
     "params": "wtb_ray.context",
     "scorer": "wtb_ray.scoring",
+    "workspace": "wtb_ray.context",
 }
 
 

@@ -1,16 +1,211 @@
-"""What belongs to one run and is looked up from inside its nodes: params, and where caches lie.
+"""What belongs to one run and is looked up from inside its nodes: params, workspace, caches.
 
 It is a context variable: right for any number of runs at once, in coroutines and in the threads that
-sync nodes run in. Outside a run all of it is empty, so that a graph also works without the bench.
+sync nodes run in. Outside a run params are empty and the workspace is the current directory, so that
+a graph also works without the bench.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 from langgraph.config import get_config
+
+from wtb_ray import errors
+from wtb_ray.model import RUNNER_ENV
+
+SCHEME: Final = "workspace:"
+"""What the storable form of a path in a workspace begins with."""
+WORKSPACE_ENV: Final = "WTB_WORKSPACE"
+"""Environment variable: the workspace of code that runs outside a run, or alone in a process."""
+INPUT: Final = "input"
+OUTPUT: Final = "output"
+
+AnyPath = str | os.PathLike[str]
+
+
+class Workspace(os.PathLike[str]):
+    """The directory of one execution, as its nodes see it.
+
+    It is a path itself: `open(workspace() / "notes.txt", "w")`. Files belong here, and nowhere else:
+    executions run side by side in one process, and another process may go on with this one. A path of
+    it must not stand in state, since a fork or another host has another directory: `ref` gives the
+    form that can be stored, `resolve` takes it back.
+    """
+
+    __slots__ = ("_asked", "_inputs", "_lock", "_make", "_over", "_root")
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        make: Callable[[], None] | None = None,
+        inputs: str | None = None,
+    ) -> None:
+        """A workspace over an absolute directory.
+
+        Args:
+            root: The directory.
+            make: Makes the directory when it is first asked for; None: it is there.
+            inputs: Where links below `input/` may lead, outside the directory.
+        """
+        self._root = root
+        self._make = make
+        self._inputs = inputs
+        self._lock = threading.Lock()
+        self._asked = False
+        self._over = False
+
+    @property
+    def path(self) -> Path:
+        """The directory."""
+        return Path(self._root)
+
+    @property
+    def input(self) -> Path:
+        """Where the project's input files are, read only."""
+        return Path(self._root, INPUT)
+
+    @property
+    def output(self) -> Path:
+        """Where results go; the directory is made if it is not there."""
+        path = Path(self._root, OUTPUT)
+        path.mkdir(exist_ok=True)
+        return path
+
+    def __truediv__(self, relative: AnyPath) -> Path:
+        """A path below the workspace; what leads out of it by its name is refused."""
+        return Path(self._root, _relative(_named(relative)))
+
+    def __fspath__(self) -> str:
+        return self._root
+
+    def __str__(self) -> str:
+        return self._root
+
+    def __repr__(self) -> str:
+        return f"Workspace({self._root!r})"
+
+    def ref(self, path: AnyPath) -> str:
+        """The form of a path that may stand in state: `"workspace:relative/path"`.
+
+        Args:
+            path: A path in the workspace, absolute or relative to it.
+
+        Raises:
+            InvalidRequest: It is not in the workspace, or its name is no UTF-8.
+        """
+        name = _named(path)
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise _refused(name, "not_utf8", "has a name that is no UTF-8") from None
+        relative = self._below(os.path.join(self._root, name))
+        if relative is None:
+            raise _refused(name, "outside", f"is not in the workspace {self._root}")
+        self.resolve(relative)
+        return SCHEME + relative
+
+    def resolve(self, ref: AnyPath) -> Path:
+        """The path that a `ref`, or a path relative to the workspace, stands for here.
+
+        Raises:
+            InvalidRequest: It is absolute, has a `..`, or leads out of the workspace through a link.
+        """
+        name = _named(ref)
+        path = os.path.join(self._root, _relative(name))
+        real = os.path.realpath(path)
+        homes = (os.path.realpath(self._root), self._inputs)
+        if not any(home is not None and _within(real, home) for home in homes):
+            raise _refused(name, "escapes", "leads out of the workspace through a link")
+        return Path(path)
+
+    def commit(self) -> None:
+        """Asks for the files to be kept with the checkpoint that this super-step ends in.
+
+        It matters where `commit_on="manual"`, and does nothing outside the bench. From any thread.
+
+        Raises:
+            Conflict: The run of this workspace is over.
+        """
+        self._check_open()
+        self._asked = True
+
+    def take_commit(self) -> bool:
+        """Whether a commit was asked for since this was last called; for the bench."""
+        if not self._asked:
+            return False
+        # Whoever asks from here on is served by the snapshot that follows.
+        self._asked = False
+        return True
+
+    def ready(self) -> "Workspace":
+        """Itself, with the directory made; for the bench.
+
+        Raises:
+            Conflict: The run of this workspace is over.
+        """
+        if self._make is not None:
+            with self._lock:
+                if self._make is not None:
+                    self._make()
+                    self._make = None
+        self._check_open()
+        return self
+
+    def end(self) -> None:
+        """From now on it is refused to code of a run that is over; for the bench."""
+        with self._lock:
+            self._over, self._make = True, None
+
+    def _check_open(self) -> None:
+        if self._over:
+            raise errors.Conflict(
+                f"the run that the workspace {self._root} belonged to is over",
+                reason="run_is_over",
+                path=self._root,
+            )
+
+    def _below(self, path: str) -> str | None:
+        """The path relative to the workspace, by its name or by where it really is."""
+        if ".." not in path.split(os.sep):
+            path = os.path.normpath(path)
+            if _within(path, self._root):
+                return os.path.relpath(path, self._root)
+        root, parent = os.path.realpath(self._root), os.path.realpath(os.path.dirname(path))
+        path = os.path.join(parent, os.path.basename(path))
+        return os.path.relpath(path, root) if _within(path, root) else None
+
+
+def workspace() -> Workspace:
+    """The directory that the running execution has for itself.
+
+    Right under any number of executions at once, in coroutines, in sync nodes, and in threads that
+    are started with a copy of the context (`contextvars.copy_context().run`, `asyncio.to_thread`).
+    Where nothing is configured the directory is made by the first call.
+
+    Outside the bench it is the directory that `WTB_WORKSPACE` names, else the current one, so that
+    the same graph runs under pytest or in a script.
+
+    Raises:
+        Conflict: The run is over, or this thread of a runner belongs to no run.
+    """
+    context = _CONTEXT.get()
+    if context is not None and context.workspace is not None:
+        return context.workspace.ready()
+    named = os.environ.get(WORKSPACE_ENV)
+    if named is None and RUNNER_ENV in os.environ:
+        raise errors.Conflict(
+            "this thread belongs to no execution: start it with contextvars.copy_context().run, or"
+            f" give a process of its own {WORKSPACE_ENV} in its environment",
+            reason="no_run",
+        )
+    return Workspace(os.path.abspath(named or os.curdir))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +215,7 @@ class Context:
     execution_id: str
     params: Mapping[str, Mapping[str, Any]]
     cache_scope: str
+    workspace: Workspace | None = None
 
 
 _CONTEXT: ContextVar[Context | None] = ContextVar("wtb_run", default=None)
@@ -57,3 +253,29 @@ def cache_scope(fingerprint: str) -> str:
     """Where a node's cache entries lie: repetitions must not be copies of each other."""
     context = _CONTEXT.get()
     return f"{context.cache_scope if context else ''}:{fingerprint}:"
+
+
+def _relative(name: str) -> str:
+    """A path as it is, if it is relative and does not lead upwards."""
+    if os.path.isabs(name):
+        raise _refused(name, "absolute", "is absolute")
+    if ".." in name.split(os.sep):
+        raise _refused(name, "parent", "has a '..'")
+    return os.path.normpath(name)
+
+
+def _named(path: AnyPath) -> str:
+    name = os.fspath(path).removeprefix(SCHEME)
+    if "\0" in name:
+        raise _refused(name, "nul", "has a NUL")
+    return name
+
+
+def _within(path: str, home: str) -> bool:
+    return path == home or path.startswith(home.rstrip(os.sep) + os.sep)
+
+
+def _refused(path: str, reason: str, what: str) -> errors.InvalidRequest:
+    return errors.InvalidRequest(
+        f"the path {path!a} {what}", field="path", path=ascii(path)[1:-1], reason=reason
+    )
