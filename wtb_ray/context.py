@@ -38,25 +38,19 @@ class Workspace(os.PathLike[str]):
     form that can be stored, `resolve` takes it back.
     """
 
-    __slots__ = ("_asked", "_inputs", "_lock", "_make", "_over", "_root")
+    __slots__ = ("_asked", "_lock", "_make", "_over", "_root", "inputs")
 
-    def __init__(
-        self,
-        root: str,
-        *,
-        make: Callable[[], None] | None = None,
-        inputs: str | None = None,
-    ) -> None:
+    def __init__(self, root: str, *, make: Callable[[], None] | None = None) -> None:
         """A workspace over an absolute directory.
 
         Args:
             root: The directory.
             make: Makes the directory when it is first asked for; None: it is there.
-            inputs: Where links below `input/` may lead, outside the directory.
         """
         self._root = root
         self._make = make
-        self._inputs = inputs
+        self.inputs: str | None = None
+        """Where links below `input/` may lead, outside the directory; for the bench."""
         self._lock = threading.Lock()
         self._asked = False
         self._over = False
@@ -120,7 +114,7 @@ class Workspace(os.PathLike[str]):
         name = _named(ref)
         path = os.path.join(self._root, _relative(name))
         real = os.path.realpath(path)
-        homes = (os.path.realpath(self._root), self._inputs)
+        homes = (os.path.realpath(self._root), self.inputs)
         if not any(home is not None and _within(real, home) for home in homes):
             raise _refused(name, "escapes", "leads out of the workspace through a link")
         return Path(path)
