@@ -9,6 +9,7 @@ from wtb_ray.store.batches import Batches
 from wtb_ray.store.cells import Cells
 from wtb_ray.store.events import Events
 from wtb_ray.store.executions import Executions
+from wtb_ray.store.files import Files
 from wtb_ray.store.idempotency import Idempotency
 from wtb_ray.store.leases import Leases
 from wtb_ray.store.projects import Projects
@@ -21,6 +22,7 @@ class Store:
         self.db = db
         self.projects = Projects(db)
         self.executions = Executions(db)
+        self.files = Files(db)
         self.cells = Cells(db)
         self.batches = Batches(db)
         self.leases = Leases(db)

@@ -8,6 +8,7 @@ FILES: Final = (
     "projects",
     "executions",
     "restore_points",
+    "files",
     "cells",
     "batches",
     "leases",
