@@ -1,0 +1,223 @@
+"""Objects on any other file system of fsspec, by its blocking methods in threads.
+
+`Remote` owns what all of them share: several objects at a time, retries under a deadline, reading
+in ranges, a second reading before stored bytes are called damaged.
+"""
+
+import asyncio
+import os
+import secrets
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import fsspec
+from fsspec.utils import get_protocol
+
+from wtb_ray import errors
+from wtb_ray.objects.blobs import Blob, Incoming, Source, key_of
+from wtb_ray.objects.known import Known
+from wtb_ray.objects.waiting import bounded, retried
+
+T = TypeVar("T")
+
+PART = 8 << 20
+"""The most that one request moves."""
+_AT_ONCE = 16
+_LOOK_FIRST = 1 << 20
+"""From this size on a look whether the object is there costs less than sending it again."""
+_SETTING = (PermissionError, NotADirectoryError, IsADirectoryError, FileNotFoundError)
+
+
+class Remote(ABC):
+    """A file system over a network as the place of objects."""
+
+    def __init__(self, url: str, deadline_s: float):
+        self._url = url
+        self._deadline_s = deadline_s
+        self._known = Known()
+        self._damaged = Known()
+
+    async def size(self, digest: str) -> int | None:
+        return await self._call(lambda: self._size(key_of(digest)))
+
+    async def write(self, blobs: Sequence[Blob]) -> None:
+        await bounded(_AT_ONCE, blobs, self._write_one)
+
+    @abstractmethod
+    async def upload(self, path: Path) -> tuple[str, int]: ...
+
+    async def fetch(self, wanted: Sequence[Incoming]) -> None:
+        await bounded(_AT_ONCE, wanted, self._fetch_one)
+
+    def holds(self, digest: str) -> bool:
+        return digest in self._known
+
+    @abstractmethod
+    async def aclose(self) -> None: ...
+
+    async def _write_one(self, blob: Blob) -> None:
+        key, size = key_of(blob.digest), len(blob.stored)
+        if not (size >= _LOOK_FIRST and await self._stored(blob.digest) == size):
+            await self._send(key, blob.stored)
+        self._settled(blob.digest)
+
+    async def _stored(self, digest: str) -> int | None:
+        """The size of what is stored, unless that is known to be damaged."""
+        return None if digest in self._damaged else await self.size(digest)
+
+    def _settled(self, digest: str) -> None:
+        self._known.add(digest)
+        self._damaged.discard(digest)
+
+    async def _send(self, key: str, data: bytes) -> None:
+        await self._call(lambda: self._put(key, data))
+
+    async def _fetch_one(self, incoming: Incoming) -> None:
+        try:
+            try:
+                await self._receive(incoming)
+            except errors.ObjectCorrupt:
+                # It may have been damaged on the way only, or replaced between two ranges.
+                await self._receive(incoming)
+        except errors.NotFound:
+            self._known.discard(incoming.digest)
+            raise
+        except errors.ObjectCorrupt:
+            self._known.discard(incoming.digest)
+            self._damaged.add(incoming.digest)
+            raise
+
+    async def _receive(self, incoming: Incoming) -> None:
+        try:
+            await asyncio.to_thread(incoming.begin)
+            async for piece in self._pieces(incoming.digest):
+                await asyncio.to_thread(incoming.write, piece)
+            await asyncio.to_thread(incoming.finish)
+        finally:
+            incoming.abandon()
+
+    async def _pieces(self, digest: str) -> AsyncIterator[bytes]:
+        start, total = 0, 1
+        while start < total:
+            try:
+                piece, total = await self._call(
+                    lambda start=start: self._range(key_of(digest), start)  # type: ignore[misc]
+                )
+            except FileNotFoundError:
+                raise errors.UnknownObject(
+                    f"{self._url} has no object {digest}", digest=digest
+                ) from None
+            if piece:
+                yield piece
+            elif start < total:
+                return  # the digest tells that bytes are missing
+            start += len(piece)
+
+    async def _call(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Retried, with the driver's errors as errors of ours; FileNotFoundError stays."""
+        try:
+            return await retried(
+                call,
+                self._passing,
+                deadline_s=self._deadline_s,
+                attempt_s=max(1.0, self._deadline_s / 3),
+            )
+        except (errors.WTBError, FileNotFoundError):
+            raise
+        except Exception as e:
+            raise self._explained(e) from e
+
+    @abstractmethod
+    def _passing(self, error: Exception) -> bool: ...
+
+    @abstractmethod
+    def _explained(self, error: Exception) -> errors.WTBError: ...
+
+    @abstractmethod
+    async def _size(self, key: str) -> int | None: ...
+
+    @abstractmethod
+    async def _put(self, key: str, data: bytes) -> None: ...
+
+    @abstractmethod
+    async def _range(self, key: str, start: int) -> tuple[bytes, int]:
+        """Up to `PART` stored bytes from `start`, and how many there are in all."""
+
+    def _misplaced(self, error: object, reason: str) -> errors.ConfigurationError:
+        return errors.ConfigurationError(
+            f"objects cannot be kept in {self._url}: {error}",
+            setting="objects_url",
+            reason=reason,
+        )
+
+    def _away(self, error: Exception) -> errors.Unavailable:
+        return errors.Unavailable(
+            f"object store {self._url} does not answer: {type(error).__name__}: {error}",
+            reason="object_store",
+        )
+
+
+class Plain(Remote):
+    """`memory://` and every file system that has no part of its own here."""
+
+    def __init__(self, url: str, options: dict[str, Any], deadline_s: float):
+        super().__init__(url, deadline_s)
+        cls = fsspec.get_filesystem_class(get_protocol(url))
+        kwargs = {**cls._get_kwargs_from_urls(url), **options}
+        # Listings that are kept would hide the objects of others.
+        self._fs = cls(skip_instance_cache=True, use_listings_cache=False, **kwargs)
+        self._prefix = str(cls._strip_protocol(url)).rstrip("/")
+
+    async def upload(self, path: Path) -> tuple[str, int]:
+        digest, size = await self._call(lambda: asyncio.to_thread(self._upload, path))
+        self._settled(digest)
+        return digest, size
+
+    async def aclose(self) -> None:
+        pass
+
+    async def _size(self, key: str) -> int | None:
+        try:
+            return int((await asyncio.to_thread(self._fs.info, self._path(key)))["size"])
+        except FileNotFoundError:
+            return None
+
+    async def _put(self, key: str, data: bytes) -> None:
+        await asyncio.to_thread(self._fs.pipe_file, self._path(key), data)
+
+    async def _range(self, key: str, start: int) -> tuple[bytes, int]:
+        path = self._path(key)
+        total = int((await asyncio.to_thread(self._fs.info, path))["size"])
+        end = min(start + PART, total)
+        data = await asyncio.to_thread(self._fs.cat_file, path, start, end) if end else b""
+        return bytes(data), total
+
+    def _upload(self, path: Path) -> tuple[str, int]:
+        """Under another name first, so that nothing half written has the digest as its name."""
+        staged = self._path(f"tmp/{secrets.token_hex(8)}")
+        with path.open("rb", buffering=0) as file:
+            source = Source(file)
+            try:
+                with self._fs.open(staged, "wb") as out:
+                    for piece in source.pieces():
+                        out.write(piece)
+                self._fs.mv(staged, self._path(key_of(source.digest)))
+            except BaseException:
+                with suppress(FileNotFoundError):
+                    self._fs.rm_file(staged)
+                raise
+        return source.digest, source.size
+
+    def _path(self, key: str) -> str:
+        return f"{self._prefix}/{key}"
+
+    def _passing(self, error: Exception) -> bool:
+        return not isinstance(error, (*_SETTING, errors.WTBError, ValueError, TypeError))
+
+    def _explained(self, error: Exception) -> errors.WTBError:
+        if isinstance(error, _SETTING):
+            return self._misplaced(error, os.strerror(error.errno or 0))
+        return self._away(error)

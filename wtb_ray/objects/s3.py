@@ -1,0 +1,310 @@
+"""Objects in a bucket of S3 or of a server that speaks its protocol.
+
+Endpoint, region and credentials come from where AWS tools look for them. Large files are read twice
+and sent in parts, compressed on the way: no copy is made, and nothing appears unless it is whole.
+The server checks each request by the checksum that the driver sends along.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import botocore.exceptions
+import s3fs.core
+
+from wtb_ray import errors
+from wtb_ray.objects.blobs import Source, key_of
+from wtb_ray.objects.remote import PART, Remote
+
+_PARTS_AT_ONCE = 4
+_MOST_PARTS = 9_000
+_READINGS = 3
+"""How often a file that changes while it is sent is started again."""
+_ABORT_S = 10.0
+
+_CREDENTIALS = {
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "ExpiredToken",
+    "InvalidToken",
+    "InvalidClientTokenId",
+    "RequestTimeTooSkewed",
+}
+_FULL = {
+    "InsufficientStorage",
+    "QuotaExceeded",
+    "XMinioStorageFull",
+    "XMinioAdminBucketQuotaExceeded",
+}
+_AGAIN = {"RequestTimeout", "IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch", "SlowDown"}
+
+_log = logging.getLogger(__name__)
+
+
+class S3(Remote):
+    """A bucket, or a part of one."""
+
+    def __init__(self, url: str, options: dict[str, Any], deadline_s: float):
+        super().__init__(url, deadline_s)
+        settings = dict(options)
+        # Attempts are counted here, not by two layers of the driver on top of each other.
+        config = {
+            "retries": {"total_max_attempts": 1, "mode": "standard"},
+            "max_pool_connections": 32,
+        }
+        settings["config_kwargs"] = {**config, **settings.get("config_kwargs", {})}
+        if region := os.environ.get("AWS_REGION"):  # botocore knows AWS_DEFAULT_REGION only
+            settings["client_kwargs"] = {"region_name": region, **settings.get("client_kwargs", {})}
+        self._fs = s3fs.core.S3FileSystem(
+            asynchronous=True, skip_instance_cache=True, use_listings_cache=False, **settings
+        )
+        self._fs.retries = 1
+        self._bucket, prefix, _ = self._fs.split_path(url)
+        self._prefix = f"{prefix.rstrip('/')}/" if prefix else ""
+        self._bucket_seen = False
+
+    async def aclose(self) -> None:
+        if self._fs._s3 is not None:
+            await self._fs._s3.close()
+
+    async def _request(self, method: str, key: str, **parameters: Any) -> Any:
+        return await self._fs._call_s3(
+            method, Bucket=self._bucket, Key=f"{self._prefix}{key}", **parameters
+        )
+
+    async def _size(self, key: str) -> int | None:
+        try:
+            found = await self._request("head_object", key)
+        except FileNotFoundError:
+            # The answer to HEAD has no body that would tell a missing bucket from a missing key.
+            await self._look_at_bucket()
+            return None
+        return int(found["ContentLength"])
+
+    async def _look_at_bucket(self) -> None:
+        if self._bucket_seen:
+            return
+        try:
+            await self._fs._call_s3("head_bucket", Bucket=self._bucket)
+        except FileNotFoundError as e:
+            raise self._misplaced("there is no such bucket", "no such bucket") from e
+        except PermissionError:
+            pass  # who may read objects need not be allowed to look at buckets
+        self._bucket_seen = True
+
+    async def _put(self, key: str, data: bytes) -> None:
+        try:
+            await self._request("put_object", key, Body=data)
+        except FileNotFoundError as e:
+            raise self._misplaced("there is no such bucket", "no such bucket") from e
+
+    async def _send(self, key: str, data: bytes) -> None:
+        if len(data) < 2 * PART:
+            await super()._send(key, data)
+            return
+        parts = (data[i : i + PART] for i in range(0, len(data), PART))
+        await self._multipart(key, next(parts), parts, lambda: True)
+
+    async def _range(self, key: str, start: int) -> tuple[bytes, int]:
+        try:
+            answer = await self._request(
+                "get_object", key, Range=f"bytes={start}-{start + PART - 1}"
+            )
+        except FileNotFoundError as e:
+            if _code(e) == "NoSuchBucket":
+                raise self._misplaced("there is no such bucket", "no such bucket") from e
+            raise
+        except OSError as e:
+            if _code(e) in ("InvalidRange", "416"):
+                return b"", start  # nothing begins there: an empty or shortened object
+            raise
+        async with answer["Body"] as body:
+            data = await body.read()
+        announced = answer.get("ContentLength", len(data))
+        if len(data) != announced:
+            raise ConnectionError(f"{len(data)} of {announced} bytes came")
+        _, _, total = answer.get("ContentRange", "").rpartition("/")
+        return bytes(data), int(total) if total.isdigit() else start + len(data)
+
+    async def upload(self, path: Path) -> tuple[str, int]:
+        for _ in range(_READINGS):
+            digest, size = await asyncio.to_thread(_survey, path)
+            if await self._stored(digest) is not None or await self._upload(path, digest, size):
+                self._settled(digest)
+                return digest, size
+        raise errors.FilesRefused(
+            f"{path} changes while it is stored", path=str(path), reason="changes while read"
+        )
+
+    async def _upload(self, path: Path, digest: str, size: int) -> bool:
+        """Whether the file still had this digest; else nothing was stored."""
+        with path.open("rb", buffering=0) as file:
+            source = await asyncio.to_thread(Source, file)
+            parts = _parts(source.pieces(), max(PART, -(-size // _MOST_PARTS)))
+            first = await asyncio.to_thread(next, parts, b"")
+            second = await asyncio.to_thread(next, parts, None)
+            if second is None:
+                same = source.digest == digest
+                if same:
+                    await self._call(lambda: self._put(key_of(digest), first))
+                return same
+            rest = _chained(second, parts)
+            return await self._multipart(
+                key_of(digest), first, rest, lambda: source.digest == digest
+            )
+
+    async def _multipart(
+        self, key: str, first: bytes, rest: Iterator[bytes], right: Callable[[], bool]
+    ) -> bool:
+        """Sends parts and makes an object of them if, at the end, they are the right ones."""
+        begun = await self._call(lambda: self._create(key))
+        upload = {"UploadId": begun["UploadId"]}
+        try:
+            tags = await self._send_parts(key, upload, first, rest)
+            if right():
+                await self._complete(key, upload, tags)
+                return True
+        except BaseException:
+            await self._abort(key, upload)
+            raise
+        await self._abort(key, upload)
+        return False
+
+    async def _create(self, key: str) -> Any:
+        try:
+            return await self._request("create_multipart_upload", key)
+        except FileNotFoundError as e:
+            raise self._misplaced("there is no such bucket", "no such bucket") from e
+
+    async def _send_parts(
+        self, key: str, upload: dict[str, str], first: bytes, rest: Iterator[bytes]
+    ) -> list[str]:
+        tags: dict[int, str] = {}
+        room = asyncio.Semaphore(_PARTS_AT_ONCE)
+
+        async def send(number: int, part: bytes) -> None:
+            try:
+                sent = await self._call(
+                    lambda: self._request(
+                        "upload_part", key, PartNumber=number, Body=part, **upload
+                    )
+                )
+                tags[number] = sent["ETag"]
+            finally:
+                room.release()
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                part: bytes | None = first
+                number = 0
+                while part is not None:
+                    await room.acquire()
+                    number += 1
+                    group.create_task(send(number, part))
+                    part = await asyncio.to_thread(next, rest, None)
+        except BaseExceptionGroup as e:
+            raise e.exceptions[0] from None
+        return [tags[n] for n in sorted(tags)]
+
+    async def _complete(self, key: str, upload: dict[str, str], tags: list[str]) -> None:
+        parts = [{"PartNumber": n, "ETag": tag} for n, tag in enumerate(tags, start=1)]
+
+        async def complete() -> None:
+            try:
+                await self._request(
+                    "complete_multipart_upload", key, MultipartUpload={"Parts": parts}, **upload
+                )
+            except FileNotFoundError as e:
+                # An answer was lost: the upload is gone because it became the object.
+                if await self._size(key) is None:
+                    raise ConnectionError(f"the upload of {key} is gone") from e
+
+        await self._call(complete)
+
+    async def _abort(self, key: str, upload: dict[str, str]) -> None:
+        try:
+            async with asyncio.timeout(_ABORT_S):
+                await self._request("abort_multipart_upload", key, **upload)
+        except Exception as e:  # noqa: BLE001 - the parts are invisible; the bucket's rules expire them
+            _log.warning("parts of %s stay in %s: %s", key, self._url, e)
+
+    def _passing(self, error: Exception) -> bool:
+        if isinstance(error, errors.WTBError):
+            return False
+        status = _status(error)
+        if status is None:
+            return isinstance(error, _PASSING)
+        return status >= 500 or status in (408, 429) or _code(error) in _AGAIN
+
+    def _explained(self, error: Exception) -> errors.WTBError:
+        code, status = _code(error), _status(error)
+        if status == 507 or code in _FULL:
+            return errors.StorageFull(
+                f"no room left in {self._url}: {error}", path=self._url, reason=code
+            )
+        if self._passing(error):
+            return self._away(error)
+        if code in _CREDENTIALS or isinstance(error, _NO_CREDENTIALS):
+            return self._misplaced(error, "wrong credentials")
+        if status in (401, 403):
+            return self._misplaced(error, "no permission")
+        return self._misplaced(error, code or type(error).__name__)
+
+
+_PASSING = (
+    *s3fs.core.S3_RETRYABLE_ERRORS,
+    botocore.exceptions.ConnectionError,
+    OSError,
+)
+_NO_CREDENTIALS = (
+    botocore.exceptions.NoCredentialsError,
+    botocore.exceptions.PartialCredentialsError,
+    botocore.exceptions.CredentialRetrievalError,
+    botocore.exceptions.ProfileNotFound,
+)
+
+
+def _answer(error: Exception) -> dict[str, Any]:
+    """What the server said: s3fs keeps it as the cause of the error it raises."""
+    for e in (error, error.__cause__):
+        if isinstance(e, botocore.exceptions.ClientError):
+            return dict(e.response)
+    return {}
+
+
+def _code(error: Exception) -> str | None:
+    code: str | None = _answer(error).get("Error", {}).get("Code")
+    return code
+
+
+def _status(error: Exception) -> int | None:
+    status: int | None = _answer(error).get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return status
+
+
+def _survey(path: Path) -> tuple[str, int]:
+    with path.open("rb", buffering=0) as file:
+        source = Source(file)
+        while source.read():
+            pass
+    return source.digest, source.size
+
+
+def _parts(pieces: Iterable[bytes], size: int) -> Iterator[bytes]:
+    """The same bytes in parts of exactly `size`, but for the last."""
+    part = bytearray()
+    for piece in pieces:
+        part += piece
+        while len(part) >= size:
+            yield bytes(part[:size])
+            del part[:size]
+    if part:
+        yield bytes(part)
+
+
+def _chained(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+    yield first
+    yield from rest
