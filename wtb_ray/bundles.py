@@ -7,6 +7,7 @@ accidents and hostile archives, not from what the code does when it runs.
 """
 
 import asyncio
+import errno
 import hashlib
 import importlib.abc
 import importlib.util
@@ -19,11 +20,12 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from importlib.machinery import ModuleSpec
-from pathlib import Path, PurePosixPath
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from pathlib import Path
 from types import ModuleType
+from typing import BinaryIO
 
-from wtb_ray import errors
+from wtb_ray import bundle_names, errors
 from wtb_ray.model import (
     BUNDLE_MAIN,
     BUNDLE_MAX_FILES,
@@ -37,6 +39,9 @@ from wtb_ray.objects import ObjectStore, key_of
 
 _SUFFIXES = (".py", ".pyc", ".so", ".pyd")
 _MARKER_LIMIT = 64 << 10
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""Python unpacks the others in one piece, however much it is: 1 KiB of bzip2 may hold 1 GiB."""
+_END_SIZE = 22
 
 
 async def fetch(objects: ObjectStore, digest: str, directory: Path) -> Path:
@@ -71,6 +76,7 @@ def unpack(data: bytes, digest: str, directory: Path, max_mb: int = BUNDLE_MAX_M
 
     Raises:
         BundleRejected: The archive is not acceptable; nothing of it stays.
+        StorageFull: There is no room for it; nothing of it stays.
     """
     target = directory / _named(digest)
     if target.is_dir():
@@ -90,6 +96,12 @@ def unpack(data: bytes, digest: str, directory: Path, max_mb: int = BUNDLE_MAX_M
         except OSError:  # another process was first, and its folder has the same digest
             if not target.is_dir():
                 raise
+    except OSError as e:
+        if e.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise errors.StorageFull(
+            f"there is no room in {directory} for a bundle", path=str(directory), reason=str(e)
+        ) from e
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target
@@ -128,7 +140,9 @@ class _MainFinder(importlib.abc.MetaPathFinder):
     ) -> ModuleSpec | None:
         if fullname != MAIN_MODULE:
             return None
-        return importlib.util.spec_from_file_location(MAIN_MODULE, self.script)
+        # A script may have any suffix, or none; a loader that is not named is chosen by it.
+        loader = SourceFileLoader(MAIN_MODULE, str(self.script))
+        return importlib.util.spec_from_file_location(MAIN_MODULE, self.script, loader=loader)
 
 
 def _members(data: bytes, digest: str, max_mb: int) -> Iterator[tuple[zipfile.ZipInfo, bytes]]:
@@ -140,6 +154,7 @@ def _members(data: bytes, digest: str, max_mb: int) -> Iterator[tuple[zipfile.Zi
     if found != digest:
         raise _rejected(f"has the digest {found}, not {digest}", reason="digest", found=found)
     try:
+        _check_end(data)
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             _check_names(archive.infolist())
             _check_top(archive)
@@ -152,28 +167,58 @@ def _members(data: bytes, digest: str, max_mb: int) -> Iterator[tuple[zipfile.Zi
         raise _rejected(f"is no readable zip archive: {e}", reason="not_a_zip") from e
 
 
-def _check_names(infos: list[zipfile.ZipInfo]) -> None:
-    if len(infos) > BUNDLE_MAX_FILES:
+def _check_end(data: bytes) -> None:
+    """Count the entries before `zipfile` makes an object of each, whatever the archive says it has.
+
+    The end is taken only in its plain form, without a comment or 64-bit sizes, since there the
+    list of entries is where this looks and nowhere else.
+    """
+    end = len(data) - _END_SIZE
+    plain = data[max(end, 0) :].startswith(b"PK\5\6") and data.endswith(b"\0\0")
+    if end < 0 or not plain or data[max(end - 20, 0) :].startswith(b"PK\6\7"):
+        raise zipfile.BadZipFile("it does not end with a plain list of its entries")
+    size = int.from_bytes(data[end + 12 : end + 16], "little")
+    _check_count(data.count(b"PK\1\2", max(end - size, 0), end), "files")
+
+
+def _check_count(found: int, what: str) -> None:
+    if found > BUNDLE_MAX_FILES:
         raise _rejected(
-            f"has {len(infos)} files, more than {BUNDLE_MAX_FILES}", reason="too_many_files"
+            f"has {found} {what}, more than {BUNDLE_MAX_FILES}", reason="too_many_files"
         )
+
+
+def _check_names(infos: list[zipfile.ZipInfo]) -> None:
+    names: set[str] = set()
+    folders: set[str] = set()
     for info in infos:
-        _check_path(info.filename)
-        kind = stat.S_IFMT(info.external_attr >> 16)
-        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-            raise _rejected(f"has {info.filename!r}, which is a link or device", "link", info)
-        if info.flag_bits & 0x1:
-            raise _rejected(f"has {info.filename!r}, which is encrypted", "encrypted", info)
-    names = [PurePosixPath(i.filename) for i in infos if not i.is_dir()]
-    folders = {parent for name in names for parent in name.parents}
-    if len(set(names)) != len(names) or not folders.isdisjoint(names):
-        raise _rejected("has two entries for one path", reason="duplicate_path")
+        name = info.filename.rstrip("/") if info.is_dir() else info.filename
+        _check_path(name, info.filename)
+        _check_kind(info)
+        if not info.is_dir() and name in names:
+            raise _rejected("has two entries for one path", "duplicate_path", info)
+        (folders if info.is_dir() else names).add(name)
+        while (name := name.rpartition("/")[0]) and name not in folders:
+            folders.add(name)
+        _check_count(len(folders), "folders")
+    if both := folders & names:
+        raise _rejected("has two entries for one path", "duplicate_path", min(both))
 
 
-def _check_path(name: str) -> None:
-    parts = name.rstrip("/").split("/")
-    if "\\" in name or ":" in parts[0] or any(p in ("", ".", "..") for p in parts):
-        raise _rejected(f"has the path {name!r}, which leaves its folder", "path", name)
+def _check_path(name: str, given: str) -> None:
+    if why := bundle_names.fault(name):
+        raise _rejected(f"has the path {given!r}: {why}", "path", given)
+
+
+def _check_kind(info: zipfile.ZipInfo) -> None:
+    if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
+        raise _rejected(f"has {info.filename!r}, which is a link or device", "link", info)
+    if info.flag_bits & 0x1:
+        raise _rejected(f"has {info.filename!r}, which is encrypted", "encrypted", info)
+    if info.compress_type not in _METHODS:
+        raise _rejected(
+            f"has {info.filename!r}, which is neither stored nor deflated", "compression", info
+        )
 
 
 def _check_top(archive: zipfile.ZipFile) -> None:
@@ -197,10 +242,10 @@ def _check_top(archive: zipfile.ZipFile) -> None:
 def _marker(archive: zipfile.ZipFile, name: str) -> list[str]:
     if name not in archive.namelist():
         return []
-    lines = _read(archive, archive.getinfo(name), _MARKER_LIMIT).decode().splitlines()
-    for line in lines:
-        _check_path(line)
-    return lines
+    text = _read(archive, archive.getinfo(name), _MARKER_LIMIT).decode()
+    for line in _split(text):
+        _check_path(line, line)
+    return _split(text)
 
 
 def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> bytes:
@@ -213,12 +258,24 @@ def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> bytes:
 
 def _write(path: Path, content: bytes, mode: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as f:
+    with _created(path) as f:
         f.write(content)
         f.flush()
         # A machine that dies must not leave a folder that looks complete and has empty files.
         os.fsync(f.fileno())
     path.chmod(mode)
+
+
+def _created(path: Path) -> BinaryIO:
+    try:
+        return path.open("xb")
+    except FileExistsError as e:
+        raise _rejected(
+            f"has {path.name!r} twice, in other case or another spelling, which this disk does not"
+            " tell apart",
+            "duplicate_path",
+            path.name,
+        ) from e
 
 
 def _named(digest: str) -> str:
@@ -227,7 +284,11 @@ def _named(digest: str) -> str:
 
 
 def _lines(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.is_file() else []
+    return _split(path.read_bytes().decode()) if path.is_file() else []
+
+
+def _split(text: str) -> list[str]:
+    return text.removesuffix("\n").split("\n")
 
 
 def _rejected(

@@ -1,13 +1,17 @@
 """What the bench accepts as a bundle, and what an accepted one becomes."""
 
+import copy
 import hashlib
 import importlib
 import io
 import os
 import stat
 import sys
+import tracemalloc
 import zipfile
+import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -73,13 +77,31 @@ def test_a_digest_is_never_a_path(tmp_path: Path, digest: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["../a.py", "/a.py", "a/../../b.py", "a//b.py", "./a.py", "C:/a.py", "a\\b.py"]
+    "name",
+    ["../a.py", "/a.py", "a/../../b.py", "a//b.py", "./a.py", "C:/a.py", "a\\b.py", "a\nb.py"],
 )
 def test_paths_that_leave_the_folder_are_refused(name: str) -> None:
     # A name with a backslash cannot be made with ZipInfo on every system, so it is patched in.
     placeholder = name.replace("\\", "!")
     data = archive({placeholder: ""}).replace(placeholder.encode(), name.encode())
     assert rejected(data) == "path"
+
+
+@pytest.mark.parametrize("name", ["ü ñ/日本.py", "10:00 log.txt", "a b.py", "..a", "x" * 255])
+def test_unusual_names_are_unpacked_as_they_are(tmp_path: Path, name: str) -> None:
+    data = archive({name: "x = 1"})
+    assert (bundles.unpack(data, sha(data), tmp_path) / name).read_text() == "x = 1"
+
+
+@pytest.mark.parametrize("name", ["x" * 256, "ü" * 128, "/".join(["folder"] * 200)])
+def test_a_path_that_no_disk_takes_is_refused_before_it_is_tried(name: str) -> None:
+    assert rejected(archive({name: ""})) == "path"
+
+
+def test_names_that_differ_in_case_are_two_files(tmp_path: Path) -> None:
+    data = archive({"Graph.py": "1", "graph.py": "2"})
+    folder = bundles.unpack(data, sha(data), tmp_path)
+    assert [(folder / n).read_text() for n in ("Graph.py", "graph.py")] == ["1", "2"]
 
 
 def test_links_are_refused() -> None:
@@ -90,7 +112,9 @@ def test_devices_are_refused() -> None:
     assert rejected(archive({"d": ""}, external_attr=0o020666 << 16)) == "link"
 
 
-@pytest.mark.parametrize("files", [{"a": "", "a/b": ""}, {"x/a/b/c": "", "x/a": ""}])
+@pytest.mark.parametrize(
+    "files", [{"a": "", "a/b": ""}, {"x/a/b/c": "", "x/a": ""}, {"a": "", "a/": ""}]
+)
 def test_a_path_that_is_file_and_folder_is_refused(files: dict[str, str]) -> None:
     assert rejected(archive(files)) == "duplicate_path"
 
@@ -114,17 +138,96 @@ def test_a_zip_bomb_is_refused_by_what_it_unpacks_to() -> None:
     assert rejected(bomb, max_mb=1) == "too_large"
 
 
-def test_a_bomb_that_lies_about_its_size_is_refused() -> None:
-    bomb = archive({"a": "0" * (2 << 20)})
-    lying = bomb.replace((2 << 20).to_bytes(4, "little"), (10).to_bytes(4, "little"))
-    assert rejected(lying, max_mb=1) in ("too_large", "not_a_zip")
+def test_more_folders_than_a_bundle_may_have_are_refused() -> None:
+    deep = "/".join("abcdefghi")
+    assert rejected(archive({f"{i}/{deep}/f": "" for i in range(1001)})) == "too_many_files"
+
+
+def lying(data: bytes, said: int, found: int) -> bytes:
+    """The archive with another number wherever it says this one."""
+    return data.replace(said.to_bytes(4, "little"), found.to_bytes(4, "little"))
+
+
+def test_a_bomb_that_calls_itself_small_is_refused() -> None:
+    size = 2 << 20
+    bomb = lying(archive({"a": "0" * size}), size, 10)
+    assert rejected(bomb, max_mb=1) == "not_a_zip"  # its checksum is that of what it really has
+
+
+def test_a_bomb_that_forges_its_checksum_too_gives_no_more_than_it_says(tmp_path: Path) -> None:
+    text = "0" * (2 << 20)
+    bomb = lying(archive({"a": text}), len(text), 10)
+    bomb = lying(bomb, zlib.crc32(text.encode()), zlib.crc32(text[:10].encode()))
+    folder = bundles.unpack(bomb, sha(bomb), tmp_path, max_mb=1)
+    assert (folder / "a").read_text() == text[:10]
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_bomb_that_is_unpacked_in_one_piece_is_refused_unread(method: int) -> None:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", method) as z:
+        z.writestr("a", b"0" * (8 << 20))
+    tracemalloc.start()
+    try:
+        assert rejected(out.getvalue()) == "compression"
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_archives_in_an_archive_stay_closed(tmp_path: Path) -> None:
+    inner = archive({f"{i}": "0" * (700 << 10) for i in range(50)})
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as z:
+        z.writestr("wheels/a.zip", inner)
+    folder = bundles.unpack(out.getvalue(), sha(out.getvalue()), tmp_path, max_mb=1)
+    assert (folder / "wheels/a.zip").read_bytes() == inner
+
+
+def test_files_that_share_their_bytes_count_each(tmp_path: Path) -> None:
+    """Every entry points to one content, so that the archive is small and what it holds is not."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as z:
+        z.writestr("a", "0" * (300 << 10))
+        for name in "bcde":
+            z.filelist.append(copy.copy(z.filelist[0]))
+            z.filelist[-1].filename = name
+            z.NameToInfo[name] = z.filelist[-1]
+    with pytest.raises(errors.BundleRejected):
+        bundles.unpack(out.getvalue(), sha(out.getvalue()), tmp_path, max_mb=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_entries_are_counted_before_they_are_read() -> None:
+    """The number that an archive says it has is not asked; its list of entries is long enough."""
+    entry = archive({"f": ""})
+    start = entry.index(b"PK\1\2")
+    one, end = entry[start:-22], bytearray(entry[-22:])
+    end[12:16] = (len(one) * 200_000).to_bytes(4, "little")
+    data = entry[:start] + one * 200_000 + bytes(end)
+    tracemalloc.start()
+    try:
+        assert rejected(data) == "too_many_files"
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_an_archive_over_the_limit_is_refused_unread() -> None:
     assert rejected(os.urandom(2 << 20), max_mb=1) == "too_large"
 
 
-@pytest.mark.parametrize("data", [b"", b"PK nothing", archive({"a": "text"})[:-30]])
+def commented() -> bytes:
+    out = io.BytesIO(archive({"a": ""}))
+    with zipfile.ZipFile(out, "a") as z:
+        z.comment = b"its end is somewhere else"
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"PK nothing", archive({"a": "text"})[:-30], commented(), archive({"a": ""}) + b"x"],
+)
 def test_what_is_no_archive_is_refused(data: bytes) -> None:
     assert rejected(data) == "not_a_zip"
 
@@ -153,8 +256,9 @@ def test_the_same_names_deeper_are_fine() -> None:
     bundles.check(data, sha(data))
 
 
-def test_markers_that_leave_the_folder_are_refused() -> None:
-    assert rejected(archive({"a.py": "", ".wtb-paths": "../elsewhere\n"})) == "path"
+@pytest.mark.parametrize("line", ["../elsewhere", "/etc", "lib/", ""])
+def test_markers_that_leave_the_folder_are_refused(line: str) -> None:
+    assert rejected(archive({"lib/ray.py": "", ".wtb-paths": f"{line}\n"})) == "path"
 
 
 @pytest.fixture
@@ -198,6 +302,25 @@ def test_a_script_is_imported_as_wtb_main_and_its_guard_holds(tmp_path: Path) ->
     assert script.factory() == 7
     assert script.factory.__module__ == "__wtb_main__"
     assert script.in_runner == "1"
+
+
+@pytest.mark.usefixtures("clean_imports")
+def test_a_script_without_a_suffix_is_imported_too(tmp_path: Path) -> None:
+    (tmp_path / "run-demo").write_text("#!/usr/bin/env python\ndef factory(): return 7\n")
+    data = pack(tmp_path, main="run-demo")
+    bundles.activate(bundles.unpack(data, sha(data), tmp_path / "node"))
+    assert importlib.import_module("__wtb_main__").factory() == 7
+
+
+def test_many_that_unpack_one_bundle_at_once_see_it_whole(tmp_path: Path) -> None:
+    data = archive({f"m{i}.py": f"x = {i}" for i in range(40)})
+
+    def count(_: int) -> int:
+        return len(list(bundles.unpack(data, sha(data), tmp_path).iterdir()))
+
+    with ThreadPoolExecutor(8) as threads:
+        assert set(threads.map(count, range(16))) == {40}
+    assert [p.name for p in tmp_path.iterdir()] == [sha(data)]
 
 
 async def test_a_bundle_is_fetched_from_the_store_once(tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ import hashlib
 import importlib
 import importlib.util
 import io
+import os
 import runpy
+import socket
 import sys
 import textwrap
 import types
@@ -17,6 +19,7 @@ from typing import Any
 import pytest
 
 from wtb_ray import bundles, errors
+from wtb_ray.model import BUNDLE_MAX_FILES
 from wtb_ray.scoring.text import exact
 from wtb_ray.sdk.bundle import Code, find_root, pack
 
@@ -76,6 +79,50 @@ def test_gitignore_is_honoured_in_every_folder(tmp_path: Path) -> None:
     assert names(pack(tmp_path)) == kept
 
 
+GITIGNORE = r"""
+# comment
+*.log
+!important.log
+/build/
+logs/*
+!logs/keep/
+**/raw/
+data/**/*.bin
+!data/model.bin
+\#hash
+\!bang
+trailing\ 
+[abc].tmp
+foo/**/bar.txt
+!
+[
+no\
+"""  # noqa: W291
+HIDDEN = """x.log build/out/important.log logs/a.txt logs/keep/b.log a/secret1.txt a/b/secretX.txt
+data/raw/x.py data/other.bin #hash !bang a.tmp vendor/a.py vendor/lib/b.py foo/bar.txt
+foo/1/2/bar.txt"""
+SHOWN = """.gitignore a/.gitignore a/b/y.log a/secret10.txt a/x.log d.tmp data/model.bin
+important.log logs/keep/a.txt vendor/.gitignore vendor/b.py"""
+
+
+def test_patterns_say_what_they_say_to_git(tmp_path: Path) -> None:
+    """What is shown is what `git ls-files --others --exclude-standard` shows of this tree."""
+    write(tmp_path, dict.fromkeys([*HIDDEN.split(), "trailing ", *SHOWN.split()], ""))
+    (tmp_path / ".gitignore").write_text(GITIGNORE)
+    (tmp_path / "a/.gitignore").write_text("!*.log\nsecret?.txt\n")
+    (tmp_path / "vendor/.gitignore").write_text("*\n!.gitignore\n!b.py\n")
+    assert names(pack(tmp_path)) == SHOWN.split()
+
+
+def test_a_root_that_its_repository_ignores_is_packed_all_the_same(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        {".git/HEAD": "", ".gitignore": "build/\n", "build/app/a.py": "", "build/app/b.log": ""},
+    )
+    write(tmp_path / "build/app", {".gitignore": "*.log\n"})
+    assert names(pack(tmp_path / "build/app")) == [".gitignore", "a.py"]
+
+
 def test_the_gitignore_of_the_repository_counts_for_a_part_of_it(tmp_path: Path) -> None:
     write(tmp_path, {".git/HEAD": "", ".gitignore": "out/\n", "app/a.py": "", "app/out/b.py": ""})
     assert names(pack(tmp_path / "app")) == ["a.py"]
@@ -102,6 +149,72 @@ def test_an_escaping_link_that_is_ignored_does_no_harm(tmp_path: Path) -> None:
     write(tmp_path, {".gitignore": "data\n", "a.py": ""})
     (tmp_path / "data").symlink_to("/etc")
     assert names(pack(tmp_path)) == [".gitignore", "a.py"]
+
+
+@pytest.mark.parametrize("target", ["nothing", "link"])
+def test_a_link_that_leads_nowhere_is_left_out(tmp_path: Path, target: str) -> None:
+    write(tmp_path, {"a.py": ""})
+    (tmp_path / "link").symlink_to(target)
+    assert names(pack(tmp_path)) == ["a.py"]
+
+
+def test_what_is_no_file_is_left_out(tmp_path: Path) -> None:
+    write(tmp_path, {"a.py": "", "empty.py": ""})
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    with socket.socket(socket.AF_UNIX) as s:
+        s.bind(str(tmp_path / "socket"))
+        assert names(pack(tmp_path)) == ["a.py", "empty.py"]
+
+
+def test_a_virtual_environment_of_any_name_stays_at_home(tmp_path: Path) -> None:
+    write(tmp_path, {"a.py": "", "env/pyvenv.cfg": "", "env/lib/x.py": ""})
+    (tmp_path / "env/python").symlink_to(sys.executable)
+    assert names(pack(tmp_path)) == ["a.py"]
+
+
+def test_unusual_names_arrive_as_they_are(tmp_path: Path) -> None:
+    files = ["Graph.py", "graph.py", "sp ace/ü ñ.txt", "日本/10:00.log", "10:00.log"]
+    write(tmp_path, {name: name for name in files})
+    data = pack(tmp_path)
+    folder = bundles.unpack(data, hashlib.sha256(data).hexdigest(), tmp_path / "node")
+    assert {name: (folder / name).read_text() for name in files} == {name: name for name in files}
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"), [(b"x\xff.txt", "x\\xff.txt"), (b"a\\b", "a\\b"), (b"a\nb", "a\nb")]
+)
+def test_a_name_that_no_bundle_can_hold_is_told(tmp_path: Path, name: bytes, shown: str) -> None:
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).touch()
+    with pytest.raises(errors.BundleRejected, match=r"rename it, or name it in \.gitignore") as e:
+        pack(tmp_path)
+    assert e.value.details == {"field": "root", "reason": "name", "path": shown}
+
+
+def test_a_path_deeper_than_disks_take_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for _ in range(20):
+        os.mkdir("f" * 250)
+        os.chdir("f" * 250)
+    with pytest.raises(errors.BundleRejected, match="longer than 1024 bytes"):
+        pack(tmp_path)
+
+
+def test_a_folder_that_is_gone_is_told(tmp_path: Path) -> None:
+    with pytest.raises(errors.BundleRejected, match="is no folder"):
+        pack(tmp_path / "gone")
+
+
+def test_too_many_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for i in range(BUNDLE_MAX_FILES + 1):
+        os.close(os.open(tmp_path / "data" / str(i), os.O_CREAT))
+    with pytest.raises(errors.BundleRejected, match="more than 10000 files"):
+        pack(tmp_path)
+    write(tmp_path, {".gitignore": "data\n"})
+    assert names(pack(tmp_path)) == [".gitignore"]
 
 
 def test_too_much_is_refused_with_the_largest_files(tmp_path: Path) -> None:

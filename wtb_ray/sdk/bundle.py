@@ -7,6 +7,7 @@ the server's half (`wtb_ray.bundles`), which checks what arrives.
 
 import inspect
 import io
+import os
 import site
 import stat
 import sys
@@ -21,7 +22,7 @@ from typing import Any
 from pathspec import GitIgnoreSpec
 
 import wtb_ray
-from wtb_ray import errors
+from wtb_ray import bundle_names, errors
 from wtb_ray.model import (
     BUNDLE_MAIN,
     BUNDLE_MAX_FILES,
@@ -35,6 +36,7 @@ ALWAYS_IGNORED = frozenset(
     {".git", ".venv", "__pycache__", ".wtb", "node_modules", BUNDLE_MAIN, BUNDLE_PATHS}
     | {".mypy_cache", ".pytest_cache", ".ruff_cache", ".ipynb_checkpoints"}
 )
+_VENV_MARKER = "pyvenv.cfg"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _MIB = 1 << 20
 
@@ -56,9 +58,23 @@ def pack(folder: Path, *, main: str | None = None, paths: Iterable[str] = ()) ->
         paths: Further folders in the folder that modules are imported from.
 
     Raises:
-        BundleRejected: Too many or too large files, or a link that leaves the folder.
+        BundleRejected: Too many or too large files, a link that leaves the folder, a name that
+            no bundle can hold, or a file that cannot be read.
     """
     folder = folder.resolve()
+    try:
+        return _packed(folder, main, paths)
+    except OSError as e:
+        path = _relative(folder, Path(e.filename)) if isinstance(e.filename, str) else ""
+        raise errors.BundleRejected(
+            f"{path or folder} cannot be read: {e.strerror}",
+            field="root",
+            reason="unreadable",
+            path=path,
+        ) from e
+
+
+def _packed(folder: Path, main: str | None, paths: Iterable[str]) -> bytes:
     files = _collect(folder)
     markers = {BUNDLE_MAIN: [main] if main else [], BUNDLE_PATHS: sorted(set(paths))}
     out = io.BytesIO()
@@ -101,7 +117,7 @@ class Code:
         module, name = _importable(what, field)
         file = _file_of(module, what, field)
         module_name = _real_name(module)
-        if file is None or _installed(file):
+        if file is None or _installed(file.resolve()):
             return f"{module_name}:{name}"
         return f"{self._module_in_bundle(module_name, file, field)}:{name}"
 
@@ -120,6 +136,8 @@ class Code:
     def _module_in_bundle(self, module: str, file: Path, field: str) -> str:
         if self.root is None and self._packed is None:
             self.root = find_root(file)
+        # A module that is reached by a link inside the folder has its name from there.
+        file = file if self.root and file.is_relative_to(self.root) else file.resolve()
         if self.root is None or not file.is_relative_to(self.root):
             raise errors.NotImportable(
                 f"{field}: {file} is outside of the bundle's folder {self.root or ''}: give the"
@@ -222,7 +240,7 @@ def _file_of(module: ModuleType, what: Callable[..., Any], field: str) -> Path |
     """The file of the module; None for what has none because it is part of Python."""
     file = getattr(module, "__file__", None)
     if module.__name__ != "__main__":
-        return Path(file).resolve() if file else None
+        return Path(file).absolute() if file else None
     code = getattr(inspect.unwrap(what), "__code__", None)
     source = code.co_filename if code is not None else ""
     if file is None or source.startswith("<") or "ipykernel" in source:
@@ -244,7 +262,8 @@ def _real_name(module: ModuleType) -> str:
 
 def _import_folder(module: str, file: Path) -> Path | None:
     """The folder on `sys.path` that a module of this name comes from, if its file tells."""
-    place = file.parent if file.stem == "__init__" else file.with_suffix("")
+    stem = file.name.partition(".")[0]  # x.cpython-311-x86_64-linux-gnu.so is x too
+    place = file.parent if stem == "__init__" else file.parent / stem
     parts = module.split(".")
     if place.parts[-len(parts) :] != tuple(parts):
         return None
@@ -305,9 +324,12 @@ def _walk(
     for path in sorted(folder.iterdir()):
         if path.name in ALWAYS_IGNORED or _ignored(path, rules):
             continue
-        real = path.resolve()
+        if (real := _real(path)) is None or (real / _VENV_MARKER).is_file():
+            continue
         if not real.is_relative_to(root):
             raise _bad_link(root, path, f"to {real}, outside of the bundle's folder")
+        if why := bundle_names.fault(path.relative_to(root).as_posix()):
+            raise _bad_name(root, path, why)
         if path.is_dir():
             if real in above:
                 raise _bad_link(root, path, "to a folder that it is in")
@@ -316,17 +338,38 @@ def _walk(
             yield path
 
 
+def _real(path: Path) -> Path | None:
+    """What a path leads to; None for a link that leads back to itself."""
+    try:
+        return path.resolve()
+    except RuntimeError:
+        return None
+
+
 def _outer_rules(root: Path) -> list[Ignored]:
-    """The `.gitignore` files between the root and the top of its repository."""
+    """The `.gitignore` files between the root and the top of its repository.
+
+    A root that they ignore itself is wanted all the same, and they say nothing about it.
+    """
     above = [root, *root.parents]
     top = next((i for i, folder in enumerate(above) if (folder / ".git").exists()), 0)
     found = [folder / ".gitignore" for folder in reversed(above[1 : top + 1])]
-    return [_rules(ignore) for ignore in found if ignore.is_file()]
+    rules = [_rules(ignore) for ignore in found if ignore.is_file()]
+    return [] if _ignored(root, rules) else rules
 
 
 def _rules(ignore: Path) -> Ignored:
     text = ignore.read_text(encoding="utf-8", errors="surrogateescape")
-    return ignore.parent, GitIgnoreSpec.from_lines(text.splitlines())
+    return ignore.parent, GitIgnoreSpec.from_lines(filter(_is_pattern, text.splitlines()))
+
+
+def _is_pattern(line: str) -> bool:
+    """Whether git would take the line; it passes over others without a word."""
+    try:
+        GitIgnoreSpec.from_lines([line])
+    except ValueError:
+        return False
+    return True
 
 
 def _ignored(path: Path, rules: list[Ignored]) -> bool:
@@ -340,13 +383,29 @@ def _ignored(path: Path, rules: list[Ignored]) -> bool:
 
 
 def _bad_link(root: Path, link: Path, where: str) -> errors.BundleRejected:
-    path = link.relative_to(root).as_posix()
+    path = _relative(root, link)
     return errors.BundleRejected(
         f"{path} is a link {where}: remove it, or name it in .gitignore",
         field="root",
         reason="link",
         path=path,
     )
+
+
+def _bad_name(root: Path, file: Path, why: str) -> errors.BundleRejected:
+    path = _relative(root, file)
+    return errors.BundleRejected(
+        f"a bundle cannot hold {path}: {why}; rename it, or name it in .gitignore",
+        field="root",
+        reason="name",
+        path=path,
+    )
+
+
+def _relative(root: Path, path: Path) -> str:
+    """The path as it can be shown, whatever bytes its names have."""
+    shown = path.relative_to(root) if path.is_relative_to(root) else path
+    return os.fsencode(shown).decode(errors="backslashreplace")
 
 
 def _too_large(root: Path, files: dict[str, Path]) -> errors.BundleRejected:

@@ -31,7 +31,7 @@ async def put_bundle(sha256: Digest, request: Request, here: Here) -> StoredBund
         data += chunk
     archive = bytes(data)
     del data
-    await asyncio.to_thread(bundles.check, archive, sha256, here.settings.max_body_mb)
+    await asyncio.to_thread(bundles.check, archive, sha256)
     await here.objects.put(archive)
     return StoredBundle(digest=sha256, bytes=len(archive))
 
