@@ -92,6 +92,9 @@ ORDER BY id FOR NO KEY UPDATE
 -- name: owned_executions
 SELECT id, epoch FROM executions WHERE owner = %(owner)s ORDER BY id
 
+-- name: standing
+SELECT id, status, epoch FROM executions WHERE id = ANY(%(ids)s::text[])
+
 -- name: lock_unended
 SELECT id, project, batch_id, status, epoch, owner, wanted, reason, attempt, suspect,
        xmin::text AS written_by, pg_current_xact_id()::text AS xid

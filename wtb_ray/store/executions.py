@@ -193,6 +193,11 @@ class Executions:
         rows = await self._db.rows(SQL["owned_executions"], {"owner": owner})
         return {(row["id"], row["epoch"]) for row in rows}
 
+    async def standing(self, ids: Sequence[str]) -> dict[str, tuple[ExecutionStatus, int]]:
+        """Status and epoch of those of these executions that there are."""
+        rows = await self._db.rows(SQL["standing"], {"ids": list(ids)})
+        return {row["id"]: (ExecutionStatus(row["status"]), row["epoch"]) for row in rows}
+
     async def settle(
         self,
         items: Sequence[Settlement],
