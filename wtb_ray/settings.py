@@ -70,6 +70,10 @@ class Settings(BaseSettings):
         """The object store's URL, with the default filled in."""
         return self.objects_url or f"file://{self.data_dir.resolve() / 'objects'}"
 
+    def workspaces(self) -> Path:
+        """Where workspaces lie on each host."""
+        return self.data_dir.resolve() / "ws"
+
     def absolute(self) -> "Settings":
         """The same settings with `data_dir` absolute, fit to be sent to other processes."""
         return self.model_copy(update={"data_dir": self.data_dir.resolve()})
