@@ -1,4 +1,5 @@
-"""The actor lifecycle: takes work back from dead runners and ends the ones that nobody needs.
+"""The actor lifecycle: takes work back from dead runners, ends the ones that nobody needs, and sweeps
+the workspaces of its host.
 
 A runner is taken for dead when its lease has run out *and* its process is known to be gone, or when
 the lease is overdue by ten times its length. Burying is one transaction and may be repeated.
@@ -9,10 +10,12 @@ first gets one length of a lease, measured here, in which to renew it.
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from wtb_ray import errors, telemetry
 from wtb_ray.actors.runners import Runners
+from wtb_ray.actors.sweeping import sweep_host
 from wtb_ray.db import Database
 from wtb_ray.model import Runner
 from wtb_ray.settings import Settings, configuration
@@ -21,12 +24,13 @@ from wtb_ray.store import Store
 log = logging.getLogger(__name__)
 
 TICK_S: Final = 0.5
+SWEEP_S: Final = 60.0
 HARD_LIMIT: Final = 10
 ACTOR: Final = "lifecycle"
 
 
 class ActorLifecycle:
-    """Reaps runners and idle pools."""
+    """Reaps runners, idle pools and workspaces."""
 
     def __init__(self, settings: Settings, database_url: str, runners: Runners):
         telemetry.configure(settings.log_level)
@@ -50,14 +54,26 @@ class ActorLifecycle:
 
     async def _run(self) -> None:
         await self._db.open()
+        sweep_s = min(SWEEP_S, max(TICK_S, self._settings.workspace_grace_s))
+        await asyncio.gather(
+            self._again_and_again(self._round, TICK_S, "reap"),
+            self._again_and_again(self._sweep, sweep_s, "sweep"),
+        )
+
+    async def _again_and_again(
+        self, do: Callable[[], Awaitable[None]], pause_s: float, action: str
+    ) -> None:
         while True:
             try:
-                await self._round()
+                await do()
             except errors.Unavailable as e:
-                log.warning("no reaping: %s", e, extra={"action": "reap"})
-            except Exception:  # a defect in one round must not end the reaping
-                log.exception("reaping failed", extra={"action": "reap"})
-            await asyncio.sleep(TICK_S)
+                log.warning("%s: %s", action, e, extra={"action": action})
+            except Exception:  # a defect in one round must not end all of them
+                log.exception("%s failed", action, extra={"action": action})
+            await asyncio.sleep(pause_s)
+
+    async def _sweep(self) -> None:
+        await sweep_host(self._settings, self._db, actor=ACTOR)
 
     async def _round(self) -> None:
         runners, now = await self._store.leases.runners(), time.monotonic()
