@@ -181,3 +181,95 @@ class Health(Frozen):
     status: str
     version: str
     components: dict[str, str] = Field(default_factory=dict)
+
+
+class AuditCount(Frozen):
+    """How often something is in the log, and when first and last."""
+
+    name: str
+    events: int
+    first: datetime
+    last: datetime
+
+
+class AuditError(Frozen):
+    """Failures of one kind: the event's type, the error's code, the node if one failed."""
+
+    type: str
+    code: str
+    node: str
+    events: int
+    last: datetime
+
+
+class AuditSummary(Frozen):
+    """Answer of `GET audit/summary`; the most frequent first."""
+
+    events: int
+    first: datetime | None
+    last: datetime | None
+    types: list[AuditCount]
+    actors: list[AuditCount]
+    errors: list[AuditError]
+
+
+class TimelineEntry(Frozen):
+    """One event of a timeline."""
+
+    cursor: str
+    at: datetime
+    since_start_s: float
+    gap_s: float
+    """Since the entry before."""
+    actor: str
+    type: str
+    execution_id: str | None
+    what: str
+    """The event in words."""
+
+
+class AuditProblem(Frozen):
+    """One thing that is not as it was sealed."""
+
+    kind: Literal[
+        "event_changed",
+        "event_removed",
+        "event_inserted",
+        "events_differ",
+        "seal_removed",
+        "seal_changed",
+        "seal_forged",
+        "seal_replaced",
+        "unknown_key",
+        "object_missing",
+        "object_changed",
+        "chain_broken",
+    ]
+    message: str
+    seal: int | None = None
+    cursor: str | None = None
+    """Of the event."""
+    after: str | None = None
+    """With `to`: the part of the log that it concerns."""
+    to: str | None = None
+
+
+class AuditReport(Frozen):
+    """Answer of `GET audit/verify`: whether seals and events are as they were sealed."""
+
+    intact: bool
+    first: int
+    seals: int
+    """Seals that were looked at, from `first` on."""
+    events: int
+    """Events that were compared."""
+    problem_count: int
+    problems: list[AuditProblem]
+    """The first hundred of them."""
+    head: str | None
+    """The newest seal looked at, as `number:chain`: keep it elsewhere and have it checked later."""
+    unsealed: int
+    """Events that no seal covers yet."""
+    unsealed_since: str | None
+    next: int | None
+    """The seal at which to go on, null when this was all."""

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MOST_RUNNERS: Final = 16
@@ -16,8 +16,13 @@ class Settings(BaseSettings):
     """Settings of one installation. Each is the environment variable `WTB_<NAME>`."""
 
     model_config = SettingsConfigDict(
-        env_prefix="WTB_", frozen=True, extra="forbid", use_attribute_docstrings=True
+        env_prefix="WTB_",
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        hide_input_in_errors=True,
     )
+    AUDIT_KEY_MIN: ClassVar[int] = 16
 
     data_dir: Path = Path(".wtb")
     """Where embedded Postgres, local objects and unpacked bundles live."""
@@ -63,8 +68,23 @@ class Settings(BaseSettings):
     """Database connections of one process."""
     poll_ms: PositiveInt = 50
     """How often a process looks for new events."""
+    audit_key: SecretStr | None = None
+    """Key of the audit seals; earlier keys, which only check, after commas. Unset: a file in `data_dir`."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Level of the bench's own log lines."""
+
+    @field_validator("audit_key")
+    @classmethod
+    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None or not value.get_secret_value():
+            return None
+        if any(len(key) < cls.AUDIT_KEY_MIN for key in value.get_secret_value().split(",")):
+            raise ValueError(f"a key has at least {cls.AUDIT_KEY_MIN} characters")
+        return value
+
+    def audit_keys(self) -> list[str]:
+        """The audit keys that are set, the one that signs first."""
+        return [] if self.audit_key is None else self.audit_key.get_secret_value().split(",")
 
     def objects(self) -> str:
         """The object store's URL, with the default filled in."""
@@ -81,5 +101,5 @@ class Settings(BaseSettings):
 
 def configuration(settings: Settings, url: str) -> str:
     """A digest of what an actor was made with; it tells nothing of the values."""
-    text = f"{url} {settings.model_dump_json()}"
+    text = f"{url} {settings.model_dump_json()} {','.join(settings.audit_keys())}"
     return hashlib.sha256(text.encode()).hexdigest()

@@ -14,6 +14,7 @@ import wtb_ray
 from wtb_ray import errors
 from wtb_ray.api import Health
 from wtb_ray.serve import (
+    http_audit,
     http_batches,
     http_bundles,
     http_events,
@@ -95,4 +96,5 @@ def build_api(context: Context) -> FastAPI:
     ):
         base.include_router(router)
     api.include_router(base)
+        http_audit.router,
     return api

@@ -72,7 +72,7 @@ def start(
     )
     log.info("Serve runs")
     serve.run(
-        build(AppArgs(settings=settings.model_dump(mode="json", exclude_unset=True))),
+        build(AppArgs(settings=settings.model_dump(exclude_unset=True))),
         name="wtb",
         route_prefix="/",
     )

@@ -5,6 +5,7 @@ A command locks rows in the order leases, batches, executions by id, cells; chec
 """
 
 from wtb_ray.db import Database
+from wtb_ray.store.audit import Audit
 from wtb_ray.store.batches import Batches
 from wtb_ray.store.cells import Cells
 from wtb_ray.store.events import Events
@@ -28,3 +29,4 @@ class Store:
         self.leases = Leases(db)
         self.events = Events(db)
         self.idempotency = Idempotency(db)
+        self.audit = Audit(db)

@@ -92,7 +92,7 @@ class Events:
                 "types": list(types or ()),
             },
         )
-        return [_event(row) for row in rows]
+        return [event_row(row) for row in rows]
 
     async def latest(self) -> Cursor:
         """The cursor of the newest event that `read` can give; following it starts now."""
@@ -100,7 +100,8 @@ class Events:
         return Cursor.START if row is None else Cursor(xid=int(row["xid"]), seq=row["seq"])
 
 
-def _event(row: DictRow) -> EventRow:
+def event_row(row: DictRow) -> EventRow:
+    """An event of its columns."""
     return EventRow(
         cursor=f"{row['xid']}.{row['seq']}",
         at=row["at"],

@@ -1,0 +1,1 @@
+"""The audit: seals the event log and finds what was changed in it afterwards."""
