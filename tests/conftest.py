@@ -1,10 +1,13 @@
 """Fixtures that more than one level of tests uses."""
 
 import os
+import sys
+from collections.abc import Iterator
 
 import pytest
 
 from tests.stack import bench, stack
+from wtb_ray.model import RUNNER_ENV
 
 __all__ = ["bench", "stack"]
 
@@ -16,3 +19,15 @@ os.environ.setdefault("LANGGRAPH_STRICT_MSGPACK", "true")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--chaos=long` runs whole campaigns instead of their short forms."""
     parser.addoption("--chaos", choices=["short", "long"], default="short")
+
+
+@pytest.fixture
+def clean_imports(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Undoes what `bundles.activate` does to the process, and the imports that follow it."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    monkeypatch.setenv(RUNNER_ENV, "")
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        del sys.modules[name]

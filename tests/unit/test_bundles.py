@@ -10,14 +10,13 @@ import sys
 import tracemalloc
 import zipfile
 import zlib
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from wtb_ray import bundles, errors
-from wtb_ray.model import BUNDLE_MAX_FILES, RUNNER_ENV
+from wtb_ray.model import BUNDLE_MAX_FILES
 from wtb_ray.objects import ObjectStore
 from wtb_ray.sdk.bundle import pack
 
@@ -259,17 +258,6 @@ def test_the_same_names_deeper_are_fine() -> None:
 @pytest.mark.parametrize("line", ["../elsewhere", "/etc", "lib/", ""])
 def test_markers_that_leave_the_folder_are_refused(line: str) -> None:
     assert rejected(archive({"lib/ray.py": "", ".wtb-paths": f"{line}\n"})) == "path"
-
-
-@pytest.fixture
-def clean_imports(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
-    monkeypatch.setenv(RUNNER_ENV, "")
-    before = set(sys.modules)
-    yield
-    for name in set(sys.modules) - before:
-        del sys.modules[name]
 
 
 @pytest.mark.usefixtures("clean_imports")
