@@ -204,6 +204,10 @@ class Execution(Frozen):
     error: Fault | None = None
     latency_ms: float | None = None
     node_runs: int = 0
+    forked_from: str | None = None
+    """The execution that it was forked from."""
+    forked_at: str | None = None
+    """The checkpoint that it began with."""
     created_at: datetime
     started_at: datetime | None = None
     ended_at: datetime | None = None
@@ -234,6 +238,14 @@ class Assignment(Frozen):
     """The case's metadata; for the scorers."""
     manifest: str | None = None
     """The file tree of its newest restore point, when files are tracked."""
+    wanted: str = "run"
+    """`step`: run one super-step; `pause` and `drain`: stop at the next boundary."""
+    passed: str | None = None
+    """The checkpoint whose breakpoints a user has sent it past."""
+    ran: tuple[str, ...] = ()
+    """The nodes that ended in the head."""
+    answers: dict[str, Any] = Field(default_factory=dict)
+    """To questions at the head, by interrupt id."""
 
 
 class Branch(Frozen):

@@ -55,6 +55,10 @@ class Wanted(StrEnum):
     RUN = "run"
     PAUSE = "pause"
     STOP = "stop"
+    STEP = "step"
+    """Run one super-step."""
+    DRAIN = "drain"
+    """Give it back at the next boundary."""
 
 
 E, C, B, R = ExecutionStatus, CellStatus, BatchStatus, RunnerStatus

@@ -33,7 +33,11 @@ EXECUTION_COMMANDS = {
     "execution.completed": "complete",
     "execution.failed": "fail",
     "execution.cancelled": "stop",
+    "execution.resumed": "resume",
+    "execution.retried": "retry",
+    "execution.rolled_back": "rollback",
 }
+ASKED = ("execution.stop_requested", "execution.pause_requested")
 BATCH_COMMANDS = {
     "batch.started": "start",
     "batch.completed": "complete",
@@ -76,6 +80,9 @@ class Replay:
             self.executions[id] = ExecutionStatus.PENDING
             for cell in members:
                 self.cell(cell, "start")
+            return
+        if type in ASKED:
+            assert self.executions[id] == ExecutionStatus.RUNNING
             return
         sources, to = states.EXECUTION[EXECUTION_COMMANDS[type]]
         assert self.executions[id] in sources, f"{type} of {id} in {self.executions[id]}"

@@ -41,7 +41,7 @@ async def test_stopping_an_execution(bench: StoreBench) -> None:
         stopped = await stop(held.execution_id, actor="me", reason="enough")
         if found == RUNNING:
             assert (stopped.status, stopped.wanted, stopped.reason) == (found, "stop", "enough")
-            assert await bench.types() == before
+            assert (await bench.types())[len(before) :] == ["execution.stop_requested"]
             continue
         assert stopped.status == ExecutionStatus.CANCELLED
         assert stopped.ended_at is not None
@@ -156,8 +156,7 @@ async def test_unknown_things_are_named(bench: StoreBench) -> None:
         (errors.UnknownExecution, store.executions.request_stop("none", actor="me")),
         (errors.UnknownExecution, store.executions.steps("none")),
         (errors.UnknownExecution, store.executions.step("none", "cp")),
-        (errors.UnknownExecution, store.executions.branches("none")),
-        (errors.UnknownExecution, store.executions.case_of("none")),
+        (errors.UnknownExecution, store.branches.list("none")),
         (errors.Fenced, store.executions.scoring("none", 1, "r1")),
         (errors.UnknownBatch, store.batches.get("none")),
         (errors.UnknownBatch, store.batches.progress("none")),

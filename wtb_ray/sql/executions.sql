@@ -17,8 +17,8 @@ SELECT thread_id, id, 0, 'start' FROM made RETURNING execution_id
 -- name: select_executions
 SELECT e.id, e.project, e.version, e.binding, e.status, e.reason, e.wanted, e.epoch, e.owner,
        e.thread_id, e.head, e.head_step, e.recursion_limit, e.breakpoints, e.batch_id, k.case_id,
-       e.repetition, e.attempt, e.suspect, e.error, e.latency_ms, e.node_runs, e.created_at,
-       e.started_at, e.ended_at
+       e.repetition, e.attempt, e.suspect, e.error, e.latency_ms, e.node_runs, e.forked_from,
+       e.forked_at, e.created_at, e.started_at, e.ended_at
 FROM executions e LEFT JOIN cases k ON k.batch_id = e.batch_id AND k.ordinal = e.case_ordinal
 
 -- name: newest_executions
@@ -72,7 +72,8 @@ WITH lease AS (
 )
 SELECT e.id, e.epoch, e.thread_id, e.head, e.head_step, e.version, e.project, e.binding,
        coalesce(e.input, k.input) AS input, e.recursion_limit, e.breakpoints, e.batch_id, k.case_id,
-       k.expected, k.metadata, e.repetition, e.suspect, e.attempt, e.tracking, e.written_by::text AS written_by,
+       k.expected, k.metadata, e.repetition, e.suspect, e.attempt, e.tracking, e.wanted, e.passed,
+       e.written_by::text AS written_by,
        pg_current_xact_id()::text AS xid
 FROM claimed e LEFT JOIN cases k ON k.batch_id = e.batch_id AND k.ordinal = e.case_ordinal
 ORDER BY e.priority DESC, e.created_at
@@ -163,7 +164,7 @@ WITH RECURSIVE item AS (
 UPDATE executions e SET
     status = i.status, reason = i.reason, error = i.error, owner = NULL,
     -- A wish that the owner has not met yet stays for the next one.
-    wanted = CASE WHEN i.status = 'PENDING' THEN e.wanted ELSE 'run' END,
+    wanted = CASE WHEN i.status = 'PENDING' AND e.wanted <> 'drain' THEN e.wanted ELSE 'run' END,
     epoch = e.epoch + i.epoch, attempt = e.attempt + i.attempt, suspect = e.suspect + i.suspect,
     not_before = now() + make_interval(secs => i.delay_s),
     latency_ms = CASE WHEN i.measured THEN coalesce(t.latency_ms, i.latency_ms) ELSE e.latency_ms END,
@@ -204,12 +205,3 @@ SELECT s.thread_id, s.checkpoint_id, s.step, s.source, s.nodes, s.next_nodes, s.
 FROM chain c
 JOIN steps s ON s.thread_id = c.thread_id AND (c.last_step IS NULL OR s.step <= c.last_step)
 WHERE s.checkpoint_id = %(checkpoint_id)s LIMIT 1
-
--- name: branches_of_execution
-SELECT thread_id, execution_id, number, parent_thread, parent_checkpoint, reason, created_at
-FROM branches WHERE execution_id = %(id)s ORDER BY number
-
--- name: case_of_execution
-SELECT e.batch_id, k.case_id, k.input, k.expected, k.metadata
-FROM executions e LEFT JOIN cases k ON k.batch_id = e.batch_id AND k.ordinal = e.case_ordinal
-WHERE e.id = %(id)s

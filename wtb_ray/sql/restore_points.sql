@@ -19,26 +19,30 @@ FROM executions e WHERE e.id = %(id)s AND e.head IS NOT NULL
 RETURNING thread_id, checkpoint_id, seq
 
 -- name: manifest_of_head
--- The newest file tree at or before the head of an execution.
+-- The newest file tree at or before the head of an execution. Restore points after the checkpoint
+-- that a branch began with belong to another future.
 WITH RECURSIVE chain AS (
-    SELECT e.thread_id, NULL::integer AS last_step, 0 AS depth
+    SELECT e.thread_id, NULL::integer AS last_step, NULL::text AS origin, 0 AS depth
     FROM executions e WHERE e.id = %(id)s
     UNION ALL
     SELECT b.parent_thread, coalesce((
         SELECT p.step FROM steps p
         WHERE p.thread_id = b.parent_thread AND p.checkpoint_id = b.parent_checkpoint), -2),
-        c.depth + 1
+        b.parent_checkpoint, c.depth + 1
     FROM chain c JOIN branches b ON b.thread_id = c.thread_id WHERE b.parent_thread IS NOT NULL
 ), kept AS (
-    SELECT c.depth, s.step, coalesce((
-        SELECT p.manifest FROM restore_points p
-        WHERE p.thread_id = s.thread_id AND p.checkpoint_id = s.checkpoint_id
-          AND p.manifest IS NOT NULL
-        ORDER BY p.seq DESC LIMIT 1), s.manifest) AS manifest
+    SELECT c.depth, s.step, s.manifest, -1 AS seq
     FROM chain c
     JOIN steps s ON s.thread_id = c.thread_id AND (c.last_step IS NULL OR s.step <= c.last_step)
+    UNION ALL
+    SELECT c.depth, coalesce(s.step, -2), p.manifest, p.seq
+    FROM chain c
+    JOIN restore_points p ON p.thread_id = c.thread_id
+    LEFT JOIN steps s ON s.thread_id = p.thread_id AND s.checkpoint_id = p.checkpoint_id
+    WHERE c.last_step IS NULL
+       OR s.step <= c.last_step AND p.checkpoint_id IS DISTINCT FROM c.origin
 )
-SELECT manifest FROM kept WHERE manifest IS NOT NULL ORDER BY depth, step DESC LIMIT 1
+SELECT manifest FROM kept WHERE manifest IS NOT NULL ORDER BY depth, step DESC, seq DESC LIMIT 1
 
 -- name: drop_unkept
 -- What tasks wrote since the newest restore point at the head: their files are gone, so they run

@@ -213,6 +213,10 @@ def _event(change: Change, measured: DictRow) -> events.Event:
             return events.ExecutionPaused(
                 reason=change.reason or "", interrupts=list(change.interrupts)
             )
+        case ExecutionStatus.PENDING if change.command == "retry":
+            return events.ExecutionRetried()
+        case ExecutionStatus.PENDING if change.command == "resume":
+            return events.ExecutionResumed(one_step=change.reason == "step")
         case ExecutionStatus.PENDING:
             return events.ExecutionRequeued(reason=change.reason or "", suspect=measured["suspect"])
         case ExecutionStatus.CANCELLED:

@@ -16,20 +16,16 @@ from wtb_ray.api import Page
 from wtb_ray.db import Connection, Database
 from wtb_ray.model import (
     Assignment,
-    Branch,
-    Case,
     Demand,
     Execution,
-    Fault,
-    NodeRun,
     ProjectVersion,
     Step,
     canonical,
     new_id,
     thread_id,
 )
-from wtb_ray.states import ExecutionStatus
-from wtb_ray.store import restore_points
+from wtb_ray.states import ExecutionStatus, Wanted
+from wtb_ray.store import history, restore_points
 from wtb_ray.store.abandonment import abandon
 from wtb_ray.store.changes import Change, apply, legal
 from wtb_ray.store.events import Entry, append_many
@@ -88,9 +84,9 @@ class Executions:
 
         async def work(conn: Connection) -> Execution:
             if await (await conn.execute(SQL["insert_execution"], params)).fetchone() is None:
-                return await _get(conn, id)
+                return await history.get_execution(conn, id)
             await append_many(conn, [Entry(actor, event, version.project, id)])
-            return await _get(conn, id)
+            return await history.get_execution(conn, id)
 
         return await transact(self._db, work)
 
@@ -101,7 +97,7 @@ class Executions:
             UnknownExecution: There is none with this id.
         """
         async with self._db.connection() as conn:
-            return await _get(conn, id)
+            return await history.get_execution(conn, id)
 
     async def list(
         self,
@@ -128,7 +124,7 @@ class Executions:
                 **newest_after(after),
             },
         )
-        return page(rows, limit, _execution, newest_token)
+        return page(rows, limit, history.execution_of, newest_token)
 
     async def demand(self) -> builtins.list[Demand]:
         """What waits for runners, by version; counts stop at some thousands."""
@@ -181,10 +177,11 @@ class Executions:
         async def work(conn: Connection) -> builtins.list[Assignment]:
             cursor = await conn.execute(SQL["claim_executions"], params)
             rows = list(in_order(await cursor.fetchall()))
-            manifests = await restore_points.go_back(conn, rows)
+            standing = await restore_points.go_back(conn, rows)
             entries = [_started(row, owner, actor or owner) for row in rows]
             await append_many(conn, entries)
-            return [_assignment(row, manifests.get(row["id"])) for row in rows]
+            nowhere = restore_points.NOWHERE
+            return [_assignment(row, standing.get(row["id"], nowhere)) for row in rows]
 
         return await transact(self._db, work)
 
@@ -256,10 +253,10 @@ class Executions:
         async def work(conn: Connection) -> Execution:
             rows = await (await conn.execute(SQL["lock_executions"], {"ids": [id]})).fetchall()
             if not rows:
-                raise unknown_execution(id)
+                raise history.unknown_execution(id)
             legal(rows[0], "execution", "stop")
             await stop(conn, rows, reason, actor)
-            return await _get(conn, id)
+            return await history.get_execution(conn, id)
 
         return await transact(self._db, work)
 
@@ -269,10 +266,8 @@ class Executions:
         Raises:
             UnknownExecution: There is none with this id.
         """
-        rows = await self._db.rows(SQL["chain_of_steps"], {"id": id})
-        if not rows:
-            await self.get(id)
-        return [_step(row) for row in rows]
+        async with self._db.connection() as conn:
+            return await history.steps_of(conn, id)
 
     async def step(self, id: str, checkpoint_id: str) -> Step:
         """One step of the execution's history, abandoned ones included.
@@ -281,44 +276,8 @@ class Executions:
             UnknownExecution: There is no execution with this id.
             UnknownCheckpoint: It has no such checkpoint.
         """
-        row = await self._db.row(SQL["find_step"], {"id": id, "checkpoint_id": checkpoint_id})
-        if row is None:
-            await self.get(id)
-            raise errors.UnknownCheckpoint(
-                f"execution {id} has no checkpoint {checkpoint_id}",
-                field="checkpoint_id",
-                reason="unknown",
-            )
-        return _step(row)
-
-    async def branches(self, id: str) -> builtins.list[Branch]:
-        """The execution's branches, oldest first.
-
-        Raises:
-            UnknownExecution: There is none with this id.
-        """
-        rows = await self._db.rows(SQL["branches_of_execution"], {"id": id})
-        if not rows:
-            await self.get(id)
-        return [Branch(**row) for row in rows]
-
-    async def case_of(self, id: str) -> Case | None:
-        """The test case of a batch's execution; None for one without a batch.
-
-        Raises:
-            UnknownExecution: There is none with this id.
-        """
-        row = await self._db.row(SQL["case_of_execution"], {"id": id})
-        if row is None:
-            raise unknown_execution(id)
-        if row["batch_id"] is None:
-            return None
-        return Case(
-            id=row["case_id"],
-            input=orjson.loads(row["input"]),
-            expected=orjson.loads(row["expected"]),
-            metadata=orjson.loads(row["metadata"]),
-        )
+        async with self._db.connection() as conn:
+            return await history.find_step(conn, id, checkpoint_id)
 
 
 async def stop(conn: Connection, rows: Sequence[DictRow], reason: str | None, actor: str) -> None:
@@ -326,14 +285,12 @@ async def stop(conn: Connection, rows: Sequence[DictRow], reason: str | None, ac
     running = [row["id"] for row in rows if row["status"] == ExecutionStatus.RUNNING]
     if running:
         await conn.execute(SQL["want_stop"], {"ids": running, "reason": reason})
+        told = events.StopRequested(reason=reason)
+        asked = [row for row in rows if row["id"] in set(running) and row["wanted"] != Wanted.STOP]
+        entries = [Entry(actor, told, r["project"], r["id"], r["batch_id"]) for r in asked]
+        await append_many(conn, entries)
     waiting = [row for row in rows if row["status"] != ExecutionStatus.RUNNING]
     await apply(conn, [Change(row, "stop", actor, reason=reason, epoch=1) for row in waiting])
-
-
-def unknown_execution(id: str) -> errors.UnknownExecution:
-    return errors.UnknownExecution(
-        f"there is no execution {id}", field="execution_id", reason="unknown"
-    )
 
 
 def _input(value: Any) -> str:
@@ -343,14 +300,6 @@ def _input(value: Any) -> str:
         raise errors.InvalidState(
             f"the initial state is no JSON: {e}", field="initial_state", reason=str(e)
         ) from e
-
-
-async def _get(conn: Connection, id: str) -> Execution:
-    sql = SQL["select_executions"] + " WHERE e.id = %(id)s"
-    row = await (await conn.execute(sql, {"id": id})).fetchone()
-    if row is None:
-        raise unknown_execution(id)
-    return _execution(row)
 
 
 async def _admit(conn: Connection, batch_id: str, limit: int, actor: str) -> int:
@@ -394,17 +343,12 @@ async def _admit(conn: Connection, batch_id: str, limit: int, actor: str) -> int
     return len(cells)
 
 
-def _execution(row: DictRow) -> Execution:
-    fault = None if row["error"] is None else Fault.model_validate_json(row["error"])
-    return Execution(**{**row, "binding": orjson.loads(row["binding"]), "error": fault})
-
-
 def _started(row: DictRow, owner: str, actor: str) -> Entry:
     event = events.ExecutionStarted(owner=owner, epoch=row["epoch"], attempt=row["attempt"])
     return Entry(actor, event, row["project"], row["id"], row["batch_id"])
 
 
-def _assignment(row: DictRow, manifest: str | None) -> Assignment:
+def _assignment(row: DictRow, standing: restore_points.Standing) -> Assignment:
     return Assignment(
         execution_id=row["id"],
         epoch=row["epoch"],
@@ -424,10 +368,9 @@ def _assignment(row: DictRow, manifest: str | None) -> Assignment:
         suspect=row["suspect"],
         expected=None if row["expected"] is None else orjson.loads(row["expected"]),
         metadata={} if row["metadata"] is None else orjson.loads(row["metadata"]),
-        manifest=manifest,
+        manifest=standing.manifest,
+        ran=standing.ran,
+        answers=dict(standing.answers),
+        wanted=row["wanted"],
+        passed=row["passed"],
     )
-
-
-def _step(row: DictRow) -> Step:
-    nodes = tuple(NodeRun(**node) for node in orjson.loads(row["nodes"]))
-    return Step(**{**row, "nodes": nodes})

@@ -5,9 +5,11 @@ comes to rest within a super-step. A new owner goes on from the newest one. Wher
 what tasks wrote after it is dropped when the execution is claimed, since their files are gone too.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
 
+import orjson
 from psycopg.rows import DictRow
 
 from wtb_ray import events
@@ -16,22 +18,48 @@ from wtb_ray.store.events import Entry, append_many
 from wtb_ray.store.sql import SQL
 
 
-async def go_back(conn: Connection, rows: Sequence[DictRow]) -> dict[str, str | None]:
-    """Takes claimed executions back to their newest restore points; gives the manifests by id.
+@dataclass(frozen=True)
+class Standing:
+    """What an execution has at the head that it goes on from."""
 
-    The rows are locked. Those that do not track files, or have not begun, are left as they are.
+    manifest: str | None = None
+    """Its files."""
+    ran: tuple[str, ...] = ()
+    """The nodes that ended there."""
+    answers: Mapping[str, Any] = field(default_factory=dict)
+    """To questions asked there, by interrupt id."""
+
+
+NOWHERE: Final = Standing()
+"""Of an execution that has not begun."""
+
+
+async def go_back(conn: Connection, rows: Sequence[DictRow]) -> dict[str, Standing]:
+    """Takes claimed executions that have begun back to their newest restore points, by id.
+
+    The rows are locked. Of those that do not track files, what finished tasks wrote stays.
     """
-    manifests: dict[str, str | None] = {}
-    for row in rows:
-        if row["tracking"] and row["head"] is not None:
-            await conn.execute(
-                SQL["drop_unkept"], {"thread_id": row["thread_id"], "head": row["head"]}
-            )
-            found = await (
-                await conn.execute(SQL["manifest_of_head"], {"id": row["id"]})
-            ).fetchone()
-            manifests[row["id"]] = None if found is None else found["manifest"]
-    return manifests
+    return {row["id"]: await _go_back(conn, row) for row in rows if row["head"] is not None}
+
+
+async def _go_back(conn: Connection, row: DictRow) -> Standing:
+    place = {"id": row["id"], "thread_id": row["thread_id"], "head": row["head"]}
+    manifest = None
+    if row["tracking"]:
+        await conn.execute(SQL["drop_unkept"], place)
+        manifest = await _first(conn, "manifest_of_head", place)
+    ran = await _first(conn, "nodes_before_head", place) if row["breakpoints"] else None
+    answers = await (await conn.execute(SQL["answers_at"], place)).fetchall()
+    return Standing(
+        manifest,
+        tuple(run["name"] for run in orjson.loads(ran or "[]")),
+        {a["interrupt_id"]: orjson.loads(a["value"]) for a in answers},
+    )
+
+
+async def _first(conn: Connection, name: str, place: Mapping[str, Any]) -> str | None:
+    row = await (await conn.execute(SQL[name], place)).fetchone()
+    return None if row is None else str(next(iter(row.values())))
 
 
 async def take(

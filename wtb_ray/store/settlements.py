@@ -16,7 +16,7 @@ from psycopg.rows import DictRow
 from wtb_ray import errors, states
 from wtb_ray.db import Connection, Database
 from wtb_ray.model import Fault, Score, ScorerSpec
-from wtb_ray.states import ExecutionStatus, Wanted
+from wtb_ray.states import ExecutionStatus, PauseReason, Wanted
 from wtb_ray.store import restore_points
 from wtb_ray.store.changes import Change, apply
 from wtb_ray.store.sql import SQL
@@ -177,6 +177,8 @@ def _decide(row: DictRow, item: Settlement, actor: str, max_attempts: int) -> Ch
             return Change(
                 row, "pause", actor, reason=item.reason, interrupts=item.interrupts, attempt=-1
             )
+        case "requeue" if row["wanted"] == Wanted.PAUSE:
+            return Change(row, "pause", actor, reason=str(PauseReason.REQUESTED), attempt=-1)
         case "requeue":
             return _requeue(row, item, actor, max_attempts)
 

@@ -1,0 +1,136 @@
+-- name: lock_controlled
+SELECT id, project, version, batch_id, status, epoch, owner, wanted, reason, attempt, suspect,
+       thread_id, head, head_step, binding, breakpoints, recursion_limit, forked_from,
+       xmin::text AS written_by, pg_current_xact_id()::text AS xid
+FROM executions WHERE id = %(id)s FOR NO KEY UPDATE
+
+-- name: want
+UPDATE executions SET wanted = %(wanted)s, reason = coalesce(%(reason)s, reason) WHERE id = %(id)s
+
+-- name: send_on
+UPDATE executions SET
+    wanted = %(wanted)s, passed = head, attempt = 0, suspect = 0, not_before = now(),
+    recursion_limit = coalesce(%(recursion_limit)s, recursion_limit)
+WHERE id = %(id)s
+
+-- name: set_breakpoints
+UPDATE executions SET breakpoints = %(breakpoints)s::text[] WHERE id = %(id)s
+
+-- name: set_binding
+UPDATE executions SET binding = %(binding)s, version = %(version)s, epoch = epoch + 1
+WHERE id = %(id)s
+
+-- name: asked_at
+SELECT w.task_id, w.type, w.blob FROM checkpoint_writes w
+WHERE w.thread_id = %(thread_id)s AND w.checkpoint_ns = '' AND w.checkpoint_id = %(head)s
+  AND w.idx = -3 AND NOT EXISTS (
+    SELECT FROM checkpoint_writes d
+    WHERE d.thread_id = w.thread_id AND d.checkpoint_ns = '' AND d.checkpoint_id = w.checkpoint_id
+      AND d.task_id = w.task_id AND d.idx >= 0)
+ORDER BY w.task_path, w.task_id
+
+-- name: answers_at
+SELECT interrupt_id, value FROM answers
+WHERE thread_id = %(thread_id)s AND checkpoint_id = %(head)s
+
+-- name: insert_answers
+INSERT INTO answers (execution_id, thread_id, checkpoint_id, interrupt_id, value)
+SELECT %(id)s, %(thread_id)s, %(head)s, * FROM unnest(%(interrupts)s::text[], %(values)s::text[])
+
+-- name: nodes_before_head
+-- The nodes that ended in the head: its row is that of the thread in which it was written first.
+WITH RECURSIVE line AS (
+    SELECT %(thread_id)s::text AS thread_id
+    UNION
+    SELECT b.parent_thread FROM branches b JOIN line USING (thread_id)
+    WHERE b.parent_thread IS NOT NULL
+)
+SELECT s.nodes FROM line JOIN steps s USING (thread_id) WHERE s.checkpoint_id = %(head)s LIMIT 1
+
+-- name: next_branch
+SELECT coalesce(max(number), -1) + 1 AS number FROM branches WHERE execution_id = %(id)s
+
+-- name: insert_branch
+INSERT INTO branches (thread_id, execution_id, number, parent_thread, parent_checkpoint, reason)
+VALUES (%(thread_id)s, %(id)s, %(number)s, %(parent_thread)s, %(parent_checkpoint)s, %(reason)s)
+
+-- name: copy_checkpoint
+INSERT INTO checkpoints
+    (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata)
+SELECT %(to)s, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata
+FROM checkpoints
+WHERE thread_id = %(from)s AND checkpoint_ns = '' AND checkpoint_id = %(checkpoint_id)s
+RETURNING checkpoint_id
+
+-- name: copy_blobs
+INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
+SELECT %(to)s, '', b.channel, b.version, b.type, b.blob
+FROM checkpoints c
+CROSS JOIN LATERAL jsonb_each_text(c.checkpoint -> 'channel_versions') AS v (channel, version)
+JOIN checkpoint_blobs b ON b.thread_id = c.thread_id AND b.checkpoint_ns = ''
+    AND b.channel = v.channel AND b.version = v.version
+WHERE c.thread_id = %(from)s AND c.checkpoint_ns = '' AND c.checkpoint_id = %(checkpoint_id)s
+
+-- name: roll_back
+UPDATE executions SET
+    status = %(status)s, reason = %(reason)s, thread_id = %(thread_id)s, head = %(head)s,
+    head_step = %(head_step)s, epoch = epoch + 1, owner = NULL, wanted = 'run', passed = NULL,
+    error = NULL, ended_at = NULL, attempt = 0, suspect = 0
+WHERE id = %(id)s
+
+-- name: insert_fork
+INSERT INTO executions
+    (id, project, version, binding, input, status, reason, recursion_limit, breakpoints, priority,
+     thread_id, head, head_step, forked_from, forked_at, tracking)
+SELECT %(id)s, e.project, %(version)s, %(binding)s,
+       coalesce(e.input, (SELECT k.input FROM cases k
+                          WHERE k.batch_id = e.batch_id AND k.ordinal = e.case_ordinal)),
+       %(status)s, 'fork', coalesce(%(recursion_limit)s, e.recursion_limit),
+       %(breakpoints)s::text[], e.priority, %(thread_id)s, %(head)s, %(head_step)s,
+       e.id, %(head)s,
+       (SELECT coalesce((spec::json #>> '{file_tracking,enabled}')::boolean, false)
+        FROM project_versions WHERE version = %(version)s)
+FROM executions e WHERE e.id = %(source)s
+ON CONFLICT (id) DO NOTHING RETURNING id, project, batch_id
+
+-- name: branches_of_execution
+SELECT thread_id, execution_id, number, parent_thread, parent_checkpoint, reason, created_at
+FROM branches WHERE execution_id = %(id)s ORDER BY number
+
+-- name: copy_inner
+-- Rows of subgraphs that belong to the tasks of this checkpoint, with what they refer to.
+WITH inner_rows AS (
+    SELECT * FROM checkpoints
+    WHERE thread_id = %(from)s AND checkpoint_ns <> ''
+      AND metadata -> 'parents' ->> '' = %(checkpoint_id)s
+), copied AS (
+    INSERT INTO checkpoints
+        (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata)
+    SELECT %(to)s, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata
+    FROM inner_rows
+), blobs AS (
+    INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
+    SELECT DISTINCT %(to)s, b.checkpoint_ns, b.channel, b.version, b.type, b.blob
+    FROM inner_rows c
+    CROSS JOIN LATERAL jsonb_each_text(c.checkpoint -> 'channel_versions') AS v (channel, version)
+    JOIN checkpoint_blobs b ON b.thread_id = c.thread_id AND b.checkpoint_ns = c.checkpoint_ns
+        AND b.channel = v.channel AND b.version = v.version
+)
+INSERT INTO checkpoint_writes
+    (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
+SELECT %(to)s, w.checkpoint_ns, w.checkpoint_id, w.task_id, w.task_path, w.idx, w.channel, w.type,
+       w.blob
+FROM checkpoint_writes w
+WHERE w.thread_id = %(from)s AND (
+    w.checkpoint_ns = '' AND w.checkpoint_id = %(checkpoint_id)s
+    OR (w.checkpoint_ns, w.checkpoint_id) IN (SELECT checkpoint_ns, checkpoint_id FROM inner_rows))
+
+-- name: copy_points
+INSERT INTO restore_points (thread_id, checkpoint_id, seq, task_ids, inner_ids, manifest, reason)
+SELECT %(to)s, checkpoint_id, seq, task_ids, inner_ids, manifest, reason
+FROM restore_points WHERE thread_id = %(from)s AND checkpoint_id = %(checkpoint_id)s
+
+-- name: copy_answers
+INSERT INTO answers (execution_id, thread_id, checkpoint_id, interrupt_id, value)
+SELECT %(id)s, %(to)s, checkpoint_id, interrupt_id, value
+FROM answers WHERE thread_id = %(from)s AND checkpoint_id = %(checkpoint_id)s

@@ -1,0 +1,225 @@
+"""Rollback, roll forward and fork: one operation, a branch that begins with a stored checkpoint.
+
+The checkpoint row is copied under its own id, with the values that it names, into a new thread; no
+reducer runs and nothing of the past changes. What was done after it stays in the history and can be
+gone back to in the same way. Files are not touched here: whoever claims the execution next gets
+those of the checkpoint.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from psycopg.rows import DictRow
+
+from wtb_ray import errors, events
+from wtb_ray.db import Connection, Database
+from wtb_ray.model import Branch, Execution, ProjectVersion, Step, canonical, new_id, thread_id
+from wtb_ray.states import ExecutionStatus
+from wtb_ray.store.changes import legal
+from wtb_ray.store.events import Entry, append_many
+from wtb_ray.store.history import find_step, get_execution, steps_of, unknown_execution
+from wtb_ray.store.sql import SQL
+from wtb_ray.store.transactions import in_order, transact
+
+Mode = Literal["clean", "as_it_stands"]
+Where = Literal["entry", "exit"]
+
+
+class Origin(NamedTuple):
+    """Where a branch begins."""
+
+    thread_id: str
+    checkpoint_id: str
+    step: int
+    next_nodes: tuple[str, ...]
+
+
+class Branches:
+    """The branches of executions: made, and read."""
+
+    def __init__(self, db: Database):
+        self._db = db
+
+    async def list(self, id: str) -> "list[Branch]":
+        """The execution's branches, oldest first.
+
+        Raises:
+            UnknownExecution: There is none with this id.
+        """
+        rows = await self._db.rows(SQL["branches_of_execution"], {"id": id})
+        if not rows:
+            raise unknown_execution(id)
+        return [Branch(**row) for row in rows]
+
+    async def place_of_node(self, id: str, node: str, where: Where = "exit") -> str:
+        """The newest checkpoint right before a node began, or right after it ended.
+
+        Raises:
+            UnknownExecution: There is no execution with this id.
+            UnknownNode: The node did not get there on the current branch.
+        """
+        async with self._db.connection() as conn:
+            await get_execution(conn, id)
+            for step in await steps_of(conn, id):
+                nodes = step.next_nodes if where == "entry" else [run.name for run in step.nodes]
+                if node in nodes:
+                    return step.checkpoint_id
+        raise errors.UnknownNode(
+            f"execution {id} has no {where} of node {node!r}",
+            field="node",
+            reason=f"it has not {'begun' if where == 'entry' else 'ended'} on the current branch",
+        )
+
+    async def roll_back(
+        self, id: str, checkpoint_id: str, *, mode: Mode = "clean", actor: str
+    ) -> Execution:
+        """Puts an execution back, or forward, to a checkpoint of its history; it is PAUSED then.
+
+        Raises:
+            UnknownExecution: There is no execution with this id.
+            UnknownCheckpoint: It has no such checkpoint.
+            InvalidTransition: It runs, or waits to run.
+        """
+
+        async def work(conn: Connection) -> Execution:
+            row = await locked(conn, id)
+            legal(row, "execution", "rollback")
+            origin = await _origin(conn, id, checkpoint_id)
+            thread = await _branch(conn, id, origin, mode, "rollback")
+            params = {
+                "id": id,
+                "status": str(ExecutionStatus.PAUSED),
+                "reason": "rollback",
+                "thread_id": thread,
+                "head": checkpoint_id,
+                "head_step": origin.step,
+            }
+            await conn.execute(SQL["roll_back"], params)
+            told = events.ExecutionRolledBack(
+                thread_id=thread,
+                checkpoint_id=checkpoint_id,
+                step=origin.step,
+                left=row["head"],
+            )
+            made = _branch_event(thread, origin, "rollback")
+            await _tell(conn, actor, row, made, told)
+            return await get_execution(conn, id)
+
+        return await transact(self._db, work)
+
+    async def fork(
+        self,
+        source: str,
+        checkpoint_id: str,
+        *,
+        version: ProjectVersion,
+        binding: Mapping[str, str],
+        run: bool = False,
+        mode: Mode = "clean",
+        breakpoints: Sequence[str] = (),
+        recursion_limit: int | None = None,
+        actor: str,
+        id: str | None = None,
+    ) -> Execution:
+        """Makes an execution that goes on from a checkpoint of another; PENDING with `run`, else PAUSED.
+
+        With the `id` of an execution that is there already, nothing is made: it is that one.
+
+        Raises:
+            UnknownExecution: There is no execution with this id.
+            UnknownCheckpoint: It has no such checkpoint.
+        """
+        id = id or new_id("e")
+        params: dict[str, Any] = {
+            "id": id,
+            "source": source,
+            "version": version.version,
+            "binding": canonical(binding),
+            "status": str(ExecutionStatus.PENDING if run else ExecutionStatus.PAUSED),
+            "recursion_limit": recursion_limit,
+            "breakpoints": list(breakpoints),
+            "thread_id": thread_id(id, 0),
+            "head": checkpoint_id,
+        }
+
+        async def work(conn: Connection) -> Execution:
+            await get_execution(conn, source)
+            origin = await _origin(conn, source, checkpoint_id)
+            cursor = await conn.execute(SQL["insert_fork"], {**params, "head_step": origin.step})
+            row = await cursor.fetchone()
+            if row is not None:
+                thread = await _branch(conn, id, origin, mode, "fork")
+                told = events.ExecutionForked(
+                    source=source,
+                    checkpoint_id=checkpoint_id,
+                    step=origin.step,
+                    version=version.version,
+                    binding=dict(binding),
+                )
+                await _tell(conn, actor, row, told, _branch_event(thread, origin, "fork"))
+            return await get_execution(conn, id)
+
+        return await transact(self._db, work)
+
+
+async def locked(conn: Connection, id: str) -> DictRow:
+    """The execution's row, locked for a command.
+
+    Raises:
+        UnknownExecution: There is none with this id.
+    """
+    rows = await (await conn.execute(SQL["lock_controlled"], {"id": id})).fetchall()
+    if not rows:
+        raise unknown_execution(id)
+    return in_order(rows)[0]
+
+
+async def _origin(conn: Connection, id: str, checkpoint_id: str) -> Origin:
+    step: Step = await find_step(conn, id, checkpoint_id)
+    return Origin(step.thread_id, step.checkpoint_id, step.step, step.next_nodes)
+
+
+async def _branch(conn: Connection, id: str, origin: Origin, mode: Mode, reason: str) -> str:
+    """Inserts the branch and copies what it begins with; gives its thread."""
+    found = await (await conn.execute(SQL["next_branch"], {"id": id})).fetchone()
+    number = 0 if found is None else found["number"]
+    params = {
+        "id": id,
+        "thread_id": thread_id(id, number),
+        "number": number,
+        "parent_thread": origin.thread_id,
+        "parent_checkpoint": origin.checkpoint_id,
+        "reason": reason,
+    }
+    await conn.execute(SQL["insert_branch"], params)
+    copied = {
+        "id": id,
+        "from": origin.thread_id,
+        "to": params["thread_id"],
+        "checkpoint_id": origin.checkpoint_id,
+    }
+    if await (await conn.execute(SQL["copy_checkpoint"], copied)).fetchone() is None:
+        raise errors.UnknownCheckpoint(
+            f"checkpoint {origin.checkpoint_id} of {origin.thread_id} is not stored any more",
+            field="checkpoint_id",
+            reason="not stored",
+        )
+    await conn.execute(SQL["copy_blobs"], copied)
+    if mode == "as_it_stands":
+        for name in ("copy_inner", "copy_points", "copy_answers"):
+            await conn.execute(SQL[name], copied)
+    return str(params["thread_id"])
+
+
+def _branch_event(thread: str, origin: Origin, reason: str) -> events.Event:
+    return events.BranchCreated(
+        thread_id=thread,
+        parent_thread=origin.thread_id,
+        parent_checkpoint=origin.checkpoint_id,
+        reason=reason,
+    )
+
+
+async def _tell(conn: Connection, actor: str, row: DictRow, *told: events.Event) -> None:
+    entries = [Entry(actor, event, row["project"], row["id"], row["batch_id"]) for event in told]
+    await append_many(conn, entries)

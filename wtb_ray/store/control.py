@@ -1,0 +1,251 @@
+"""What users ask of executions: pause, resume, step, retry, answers, breakpoints, another binding.
+
+Each command is one compare-and-set on the execution's row with its event. A running execution is
+asked through `wanted`, which comes back to its owner with the next commit.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from psycopg.rows import DictRow
+
+from wtb_ray import errors, events, views
+from wtb_ray.db import Connection, Database
+from wtb_ray.model import Execution, ProjectVersion, canonical
+from wtb_ray.states import TERMINAL_EXECUTION, ExecutionStatus, PauseReason, Wanted
+from wtb_ray.store.branches import locked
+from wtb_ray.store.changes import Change, apply, legal
+from wtb_ray.store.events import Entry, append_many
+from wtb_ray.store.history import get_execution
+from wtb_ray.store.sql import SQL
+from wtb_ray.store.transactions import transact
+
+GOES_ON = {"resume": Wanted.RUN, "step": Wanted.STEP, "retry": Wanted.RUN}
+
+
+class Control:
+    """Commands on single executions."""
+
+    def __init__(self, db: Database):
+        self._db = db
+
+    async def pause(self, id: str, *, actor: str, reason: str | None = None) -> Execution:
+        """Pauses a waiting execution at once; a running one pauses at its next boundary.
+
+        Raises:
+            UnknownExecution: There is none with this id.
+            InvalidTransition: It neither waits nor runs.
+        """
+
+        async def work(conn: Connection) -> Execution:
+            row = await locked(conn, id)
+            legal(row, "execution", "pause")
+            if row["status"] == ExecutionStatus.RUNNING:
+                if row["wanted"] not in (Wanted.PAUSE, Wanted.STOP):
+                    await conn.execute(SQL["want"], {"id": id, "wanted": "pause", "reason": reason})
+                    await _tell(conn, actor, row, events.PauseRequested(reason=reason))
+            else:
+                why = str(PauseReason.REQUESTED)
+                await apply(conn, [Change(row, "pause", actor, reason=why, epoch=1)])
+            return await get_execution(conn, id)
+
+        return await transact(self._db, work)
+
+    async def resume(self, id: str, *, recursion_limit: int | None = None, actor: str) -> Execution:
+        """Sends a paused execution on, past the breakpoint that it stands at.
+
+        Raises:
+            UnknownExecution: There is none with this id.
+            InvalidTransition: It is not PAUSED.
+            Conflict: It waits for answers; names the questions.
+        """
+        return await self._go_on(id, "resume", recursion_limit, actor)
+
+    async def step(self, id: str, *, actor: str) -> Execution:
+        """Lets a paused execution run one super-step; errors are those of `resume`."""
+        return await self._go_on(id, "step", None, actor)
+
+    async def retry(self, id: str, *, recursion_limit: int | None = None, actor: str) -> Execution:
+        """Lets a failed execution go on from its head.
+
+        Raises:
+            UnknownExecution: There is none with this id.
+            InvalidTransition: It has not failed.
+            Conflict: It is a batch's: its cell has been scored with the failure.
+        """
+        return await self._go_on(id, "retry", recursion_limit, actor)
+
+    async def _go_on(
+        self, id: str, command: str, recursion_limit: int | None, actor: str
+    ) -> Execution:
+        async def work(conn: Connection) -> Execution:
+            row = await locked(conn, id)
+            legal(row, "execution", "retry" if command == "retry" else "resume")
+            if command == "retry" and row["batch_id"] is not None:
+                raise errors.Conflict(
+                    f"execution {id} belongs to batch {row['batch_id']}, whose cell has failed"
+                    " with it: fork it, or run the failed cells of the batch again",
+                    field="execution_id",
+                    reason="of a batch",
+                )
+            await _refuse_unanswered(conn, row)
+            await _send_on(conn, row, command, recursion_limit, actor)
+            return await get_execution(conn, id)
+
+        return await transact(self._db, work)
+
+    async def asked(self, id: str) -> list[dict[str, Any]]:
+        """Questions at the head: `{"id", "value", "answered"}` each.
+
+        Raises:
+            UnknownExecution: There is none with this id.
+        """
+        async with self._db.connection() as conn:
+            execution = await get_execution(conn, id)
+            place = {"thread_id": execution.thread_id, "head": execution.head}
+            return await _asked(conn, place)
+
+    async def answer(
+        self, id: str, answers: Mapping[str, Any], *, resume: bool = True, actor: str
+    ) -> Execution:
+        """Takes answers to questions at the head, and sends the execution on.
+
+        Raises:
+            UnknownExecution: There is none with this id.
+            InvalidTransition: It is not PAUSED.
+            Conflict: One of the questions is not asked there, or has its answer already.
+        """
+
+        async def work(conn: Connection) -> Execution:
+            row = await locked(conn, id)
+            legal(row, "execution", "resume")
+            place = {"thread_id": row["thread_id"], "head": row["head"]}
+            questions = {q["id"]: q for q in await _asked(conn, place)}
+            for name in answers:
+                if name not in questions or questions[name]["answered"]:
+                    reason = "answered" if name in questions else "not asked"
+                    raise errors.Conflict(
+                        f"interrupt {name} of execution {id} is {reason}",
+                        field=f"answers.{name}",
+                        reason=reason,
+                        asked=[q for q in questions if not questions[q]["answered"]],
+                    )
+            values = [canonical(value) for value in answers.values()]
+            params = {"id": id, "interrupts": list(answers), "values": values, **place}
+            await conn.execute(SQL["insert_answers"], params)
+            await _tell(conn, actor, row, events.InterruptAnswered(interrupts=list(answers)))
+            if resume:
+                await _send_on(conn, row, "resume", None, actor)
+            return await get_execution(conn, id)
+
+        return await transact(self._db, work)
+
+    async def set_breakpoints(
+        self, id: str, breakpoints: Sequence[str], *, actor: str
+    ) -> Execution:
+        """Replaces an execution's breakpoints; a running one learns of them with its next commit.
+
+        Raises:
+            UnknownExecution: There is none with this id.
+            InvalidTransition: It has ended.
+        """
+
+        async def work(conn: Connection) -> Execution:
+            row = await locked(conn, id)
+            if row["status"] in TERMINAL_EXECUTION:
+                raise errors.InvalidTransition(
+                    f"execution {id} is {row['status']}: it has no breakpoints any more",
+                    field="status",
+                    reason="ended",
+                    state=row["status"],
+                    command="breakpoints",
+                )
+            await conn.execute(SQL["set_breakpoints"], {"id": id, "breakpoints": list(breakpoints)})
+            await _tell(conn, actor, row, events.BreakpointsSet(breakpoints=list(breakpoints)))
+            return await get_execution(conn, id)
+
+        return await transact(self._db, work)
+
+    async def swap(
+        self,
+        id: str,
+        version: ProjectVersion,
+        binding: Mapping[str, str],
+        *,
+        fingerprints: Mapping[str, tuple[str | None, str | None]],
+        actor: str,
+    ) -> Execution:
+        """Gives a paused execution other implementations, from its next super-step on.
+
+        Args:
+            id: The execution.
+            version: The project version that it runs from now on.
+            binding: Its whole new binding.
+            fingerprints: What changes: by node, that of the old and of the new implementation.
+            actor: Who does it.
+
+        Raises:
+            UnknownExecution: There is none with this id.
+            InvalidTransition: It is not PAUSED.
+        """
+
+        async def work(conn: Connection) -> Execution:
+            row = await locked(conn, id)
+            legal(row, "execution", "resume")
+            params = {"id": id, "binding": canonical(binding), "version": version.version}
+            await conn.execute(SQL["set_binding"], params)
+            told = [
+                events.NodeSwapped(
+                    node=node,
+                    before=before,
+                    after=after,
+                    version=version.version,
+                    binding=dict(binding),
+                )
+                for node, (before, after) in fingerprints.items()
+            ]
+            await _tell(conn, actor, row, *told)
+            return await get_execution(conn, id)
+
+        return await transact(self._db, work)
+
+
+async def _send_on(
+    conn: Connection, row: DictRow, command: str, recursion_limit: int | None, actor: str
+) -> None:
+    change = "retry" if command == "retry" else "resume"
+    await apply(conn, [Change(row, change, actor, reason=command)])
+    params = {
+        "id": row["id"],
+        "wanted": str(GOES_ON[command]),
+        "recursion_limit": recursion_limit,
+    }
+    await conn.execute(SQL["send_on"], params)
+
+
+async def _refuse_unanswered(conn: Connection, row: DictRow) -> None:
+    questions = await _asked(conn, {"thread_id": row["thread_id"], "head": row["head"]})
+    open_ones = [q["id"] for q in questions if not q["answered"]]
+    if questions and len(open_ones) == len(questions):
+        raise errors.Conflict(
+            f"execution {row['id']} waits for answers to {', '.join(open_ones)}",
+            field="answers",
+            reason="unanswered",
+            asked=open_ones,
+        )
+
+
+async def _asked(conn: Connection, place: Mapping[str, Any]) -> list[dict[str, Any]]:
+    cursor = await conn.execute(SQL["answers_at"], place)
+    answered = {row["interrupt_id"] for row in await cursor.fetchall()}
+    rows = await (await conn.execute(SQL["asked_at"], place)).fetchall()
+    return [
+        {"id": asked["id"], "value": asked.get("value"), "answered": asked["id"] in answered}
+        for row in rows
+        for asked in views.view(row["type"], row["blob"])
+    ]
+
+
+async def _tell(conn: Connection, actor: str, row: DictRow, *told: events.Event) -> None:
+    entries = [Entry(actor, event, row["project"], row["id"], row["batch_id"]) for event in told]
+    await append_many(conn, entries)

@@ -1,0 +1,69 @@
+"""Reads of executions and of the super-steps that led to where they are."""
+
+import orjson
+from psycopg.rows import DictRow
+
+from wtb_ray import errors
+from wtb_ray.db import Connection
+from wtb_ray.model import Execution, Fault, NodeRun, Step
+from wtb_ray.store.sql import SQL
+
+
+async def get_execution(conn: Connection, id: str) -> Execution:
+    """The execution as it is now.
+
+    Raises:
+        UnknownExecution: There is none with this id.
+    """
+    sql = SQL["select_executions"] + " WHERE e.id = %(id)s"
+    row = await (await conn.execute(sql, {"id": id})).fetchone()
+    if row is None:
+        raise unknown_execution(id)
+    return execution_of(row)
+
+
+async def steps_of(conn: Connection, id: str) -> list[Step]:
+    """The super-steps that led to the present head, newest first, over all branches.
+
+    Raises:
+        UnknownExecution: There is none with this id.
+    """
+    rows = await (await conn.execute(SQL["chain_of_steps"], {"id": id})).fetchall()
+    if not rows:
+        await get_execution(conn, id)
+    return [step_of(row) for row in rows]
+
+
+async def find_step(conn: Connection, id: str, checkpoint_id: str) -> Step:
+    """One step of the execution's history, abandoned ones included.
+
+    Raises:
+        UnknownExecution: There is no execution with this id.
+        UnknownCheckpoint: It has no such checkpoint.
+    """
+    params = {"id": id, "checkpoint_id": checkpoint_id}
+    row = await (await conn.execute(SQL["find_step"], params)).fetchone()
+    if row is None:
+        await get_execution(conn, id)
+        raise errors.UnknownCheckpoint(
+            f"execution {id} has no checkpoint {checkpoint_id}",
+            field="checkpoint_id",
+            reason="unknown",
+        )
+    return step_of(row)
+
+
+def unknown_execution(id: str) -> errors.UnknownExecution:
+    return errors.UnknownExecution(
+        f"there is no execution {id}", field="execution_id", reason="unknown"
+    )
+
+
+def execution_of(row: DictRow) -> Execution:
+    fault = None if row["error"] is None else Fault.model_validate_json(row["error"])
+    return Execution(**{**row, "binding": orjson.loads(row["binding"]), "error": fault})
+
+
+def step_of(row: DictRow) -> Step:
+    nodes = tuple(NodeRun(**node) for node in orjson.loads(row["nodes"]))
+    return Step(**{**row, "nodes": nodes})
