@@ -10,14 +10,22 @@ if TYPE_CHECKING:
     from wtb_ray import errors
     from wtb_ray.context import params, workspace
     from wtb_ray.scoring import scorer
-    from wtb_ray.sdk import AsyncTestBench, WorkflowProject, WTBTestBench
+    from wtb_ray.sdk import (
+        AsyncTestBench,
+        FileTrackingConfig,
+        WorkflowProject,
+        WorkspaceIsolationConfig,
+        WTBTestBench,
+    )
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AsyncTestBench",
+    "FileTrackingConfig",
     "WTBTestBench",
     "WorkflowProject",
+    "WorkspaceIsolationConfig",
     "__version__",
     "errors",
     "params",
@@ -27,8 +35,10 @@ __all__ = [
 
 _HOMES = {
     "AsyncTestBench": "wtb_ray.sdk",
+    "FileTrackingConfig": "wtb_ray.model",
     "WTBTestBench": "wtb_ray.sdk",
     "WorkflowProject": "wtb_ray.sdk",
+    "WorkspaceIsolationConfig": "wtb_ray.model",
     "params": "wtb_ray.context",
     "scorer": "wtb_ray.scoring",
     "workspace": "wtb_ray.context",

@@ -8,7 +8,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import Field
 
-from wtb_ray.model import Case, Frozen, NodeRun, ScorerSpec, VariantSpec
+from wtb_ray.model import Case, FileChange, FileEntry, Frozen, NodeRun, ScorerSpec, VariantSpec
 from wtb_ray.states import BatchStatus, CellStatus, ExecutionStatus
 
 Item = TypeVar("Item")
@@ -92,6 +92,44 @@ class StateView(Frozen):
     next_nodes: list[str]
     values: dict[str, Any]
     interrupts: list[dict[str, Any]] = Field(default_factory=list)
+
+
+class FileList(Page[FileEntry]):
+    """Answer of `GET executions/{id}/files`."""
+
+    execution_id: str
+    checkpoint_id: str | None
+    """The checkpoint that the files belong to; null: none were kept yet."""
+
+
+class FilesDiff(Page[FileChange]):
+    """Answer of `GET executions/{id}/diff`, with what was really compared."""
+
+    from_execution: str
+    from_checkpoint: str | None
+    """Null: no files had been kept before."""
+    to_execution: str
+    to_checkpoint: str | None
+
+
+class TrashRestoreRequest(Frozen):
+    """Body of `POST executions/{id}/trash/restore`."""
+
+    restore_id: int = Field(ge=1, lt=1 << 63)
+    """The restore that displaced the files."""
+    paths: list[str] | None = Field(default=None, min_length=1, max_length=100_000)
+    """Files, or directories with all that is below them; null: all that it displaced."""
+
+
+class RestoredTrash(Frozen):
+    """Files that were brought back from the trash."""
+
+    execution_id: str
+    checkpoint_id: str
+    """The checkpoint that they belong to from now on."""
+    restore_id: int
+    paths: list[str]
+    manifest: str
 
 
 class Progress(Frozen):

@@ -8,8 +8,14 @@ from typing import Any
 
 import httpx
 
-from wtb_ray import cases, plan, requests
-from wtb_ray.api import BatchTestRequest, ExecuteRequest, Leaderboard
+from wtb_ray import cases, files, plan, requests
+from wtb_ray.api import (
+    BatchTestRequest,
+    ExecuteRequest,
+    Leaderboard,
+    RestoredTrash,
+    TrashRestoreRequest,
+)
 from wtb_ray.db import Database
 from wtb_ray.model import (
     Batch,
@@ -61,8 +67,9 @@ class Remote:
 class Controller:
     """The commands, straight on the store; a test may hold them up or have them fail."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, objects: ObjectStore | None = None) -> None:
         self.store = store
+        self.objects = objects
         self.board: Leaderboard | None = None
         self.failure: Exception | None = None
         self.called = asyncio.Event()
@@ -122,6 +129,12 @@ class Controller:
     async def do_stop(self, id: str, reason: str | None, actor: str) -> Execution:
         return await self.store.executions.request_stop(id, actor=actor, reason=reason)
 
+    async def do_restore_trash(
+        self, id: str, request: TrashRestoreRequest, actor: str
+    ) -> RestoredTrash:
+        assert self.objects is not None
+        return await files.restore_trash(self.store, self.objects, id, request, actor=actor)
+
     async def do_stop_batch(self, id: str, reason: str | None, actor: str) -> Batch:
         return await self.store.batches.stop(id, reason, actor=actor)
 
@@ -167,13 +180,13 @@ async def serving(url: str, directory: Path) -> AsyncIterator[HttpBench]:
     """An application with parts of its own."""
     settings = Settings(data_dir=directory, poll_ms=10, max_body_mb=1)
     db = await Database(url).open()
-    store = Store(db)
+    store, objects = Store(db), ObjectStore(settings.objects())
     context = Context(
         settings=settings,
         db=db,
         store=store,
-        objects=ObjectStore(settings.objects()),
-        controller=Controller(store),
+        objects=objects,
+        controller=Controller(store, objects),
         feed=Feed(store.events, settings.poll_ms),
     )
     bench = HttpBench(context)

@@ -179,26 +179,31 @@ async def test_files_that_changed_meanwhile_are_not_overwritten(bench: StoreBenc
     assert "trash.restored" not in await bench.types(execution_id=made.id)
 
 
-@pytest.mark.parametrize("status", ["PENDING", "RUNNING"])
-async def test_files_of_an_execution_that_moves_are_left_alone(
-    bench: StoreBench, status: str
-) -> None:
+async def test_files_of_an_execution_are_changed_only_while_it_rests(bench: StoreBench) -> None:
     made = await stepped(bench, [None, "m0", "m1"])
-    await bench.put(made.id, status)
-    with pytest.raises(errors.InvalidTransition) as e:
-        await bench.store.files.restore_trash(made.id, "m1", "m1+", 7, ["a"], actor="me")
-    assert e.value.details["state"] == status
+    restore = bench.store.files.restore_trash
+    for status in ("PENDING", "RUNNING"):
+        await bench.put(made.id, status)
+        with pytest.raises(errors.InvalidTransition) as e:
+            await restore(made.id, "m1", "m1+", 7, ["a"], actor="me")
+        assert e.value.details["state"] == status
     assert await points(bench, made) == []
+    current = "m1"
+    for status in ("PAUSED", "COMPLETED", "FAILED", "CANCELLED"):
+        await bench.put(made.id, status)
+        await restore(made.id, current, status, 7, ["a"], actor="me")
+        current = status
+    assert await bench.store.files.manifest_at(made.id) == "CANCELLED"
+    assert [row[0] for row in await points(bench, made)] == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("status", ["PAUSED", "COMPLETED", "FAILED", "CANCELLED"])
-async def test_files_of_an_execution_that_rests_can_be_brought_back(
-    bench: StoreBench, status: str
-) -> None:
+async def test_what_is_there_already_is_no_change(bench: StoreBench) -> None:
     made = await stepped(bench, [None, "m0", "m1"])
-    await bench.put(made.id, status)
-    await bench.store.files.restore_trash(made.id, "m1", "m1+", 7, ["a"], actor="me")
-    assert await bench.store.files.manifest_at(made.id) == "m1+"
+    assert await bench.store.files.restore_trash(made.id, "m1", "m1", 7, [], actor="me") == "c1"
+    assert await points(bench, made) == []
+    await bench.put(made.id, "RUNNING")
+    with pytest.raises(errors.InvalidTransition):
+        await bench.store.files.restore_trash(made.id, "m1", "m1", 7, [], actor="me")
 
 
 async def test_without_a_checkpoint_nothing_can_be_brought_back(bench: StoreBench) -> None:

@@ -1,5 +1,6 @@
 """The Python client: describe a project, run it, read what came out. It talks HTTP only."""
 
+from wtb_ray.model import FileTrackingConfig, WorkspaceIsolationConfig
 from wtb_ray.sdk.async_bench import AsyncBatch, AsyncTestBench
 from wtb_ray.sdk.bench import Batch, WTBTestBench
 from wtb_ray.sdk.project import WorkflowProject
@@ -10,6 +11,8 @@ __all__ = [
     "AsyncTestBench",
     "Batch",
     "Execution",
+    "FileTrackingConfig",
     "WTBTestBench",
     "WorkflowProject",
+    "WorkspaceIsolationConfig",
 ]

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Iterable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar, Unpack
 
 import httpx
@@ -15,6 +16,7 @@ from wtb_ray.sdk.flows import (
     AnyCases,
     AnyScorer,
     BatchOptions,
+    Fetch,
     Flow,
     OnProgress,
     RunOptions,
@@ -106,6 +108,44 @@ class AsyncTestBench:
     async def stop(self, id: str, reason: str | None = None) -> Execution:
         """Stop an execution: at once, or at its next step when it is running."""
         return await self.flow(flows.stop(id, reason))
+
+    async def files(
+        self, id: str, checkpoint: str | None = None, prefix: str = ""
+    ) -> list[model.FileEntry]:
+        """The files at a checkpoint, or the newest ones; see `WTBTestBench.files`."""
+        return await self.flow(flows.files(id, checkpoint, prefix))
+
+    async def read_file(self, id: str, path: str, checkpoint: str | None = None) -> bytes:
+        """The content of a file at a checkpoint, or its newest one."""
+        return await self.send(calls.file(id, path, checkpoint))
+
+    async def download_files(
+        self, id: str, directory: Path | str, checkpoint: str | None = None, prefix: str = ""
+    ) -> list[Path]:
+        """Write files into a folder; see `WTBTestBench.download_files`."""
+        return await self.flow(flows.download_files(id, directory, checkpoint, prefix))
+
+    async def diff_files(
+        self,
+        id: str,
+        from_checkpoint: str | None = None,
+        to_checkpoint: str | None = None,
+        other: str | None = None,
+        text: bool = False,
+    ) -> list[model.FileChange]:
+        """How files changed; see `WTBTestBench.diff_files`."""
+        return await self.flow(flows.changes(id, from_checkpoint, to_checkpoint, other, text))
+
+    async def trash(self, id: str) -> list[model.TrashedFile]:
+        """The files that restores displaced, newest restore first."""
+        return await self.flow(flows.listed(lambda a, n: calls.trash(id, a, n)))
+
+    async def restore_trash(
+        self, id: str, restore_id: int, paths: Iterable[str] | None = None
+    ) -> api.RestoredTrash:
+        """Bring back what a restore displaced; see `WTBTestBench.restore_trash`."""
+        request = flows.trash_request(restore_id, paths)
+        return await self.send(calls.restore_trash(id, request))
 
     async def run_batch_test(
         self,
@@ -227,11 +267,34 @@ class AsyncTestBench:
             except StopIteration as end:
                 done: Answer = end.value
                 return done
+            answer = None
             if isinstance(step, Call):
                 answer = await self.send(step)
+            elif isinstance(step, Fetch):
+                await self._fetch(step)
             else:
                 await asyncio.sleep(step.seconds)
-                answer = None
+
+    async def _fetch(self, fetch: Fetch) -> None:
+        """Downloads a file, from its beginning again while no whole answer comes."""
+        client, retry, call = await self._connected(), self._retry(), fetch.call
+        while True:
+            try:
+                response = await client.send(call.request(client), stream=True)
+                async with contextlib.aclosing(response):
+                    delay = retry.after_response(call, response)
+                    if delay is None:
+                        if not response.is_success:
+                            await response.aread()
+                            raise calls.error_of(response)
+                        with fetch.download as download:
+                            async for chunk in response.aiter_bytes():
+                                download.feed(chunk)
+                            download.finish(response.headers.get("ETag"))
+                        return
+            except httpx.TransportError as e:
+                delay = retry.after_error(e)
+            await asyncio.sleep(delay)
 
 
 class AsyncBatch(BatchView):

@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Generator, Iterable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar, Unpack
 
 import httpx
@@ -16,6 +17,7 @@ from wtb_ray.sdk.flows import (
     AnyCases,
     AnyScorer,
     BatchOptions,
+    Fetch,
     Flow,
     OnProgress,
     RunOptions,
@@ -129,6 +131,68 @@ class WTBTestBench:
     def stop(self, id: str, reason: str | None = None) -> Execution:
         """Stop an execution: at once, or at its next step when it is running."""
         return self.flow(flows.stop(id, reason))
+
+    def files(
+        self, id: str, checkpoint: str | None = None, prefix: str = ""
+    ) -> list[model.FileEntry]:
+        """The files at a checkpoint, or the newest ones, in the order of their paths.
+
+        Args:
+            prefix: Only this file, or what is below this directory.
+        """
+        return self.flow(flows.files(id, checkpoint, prefix))
+
+    def read_file(self, id: str, path: str, checkpoint: str | None = None) -> bytes:
+        """The content of a file at a checkpoint, or its newest one."""
+        return self.send(calls.file(id, path, checkpoint))
+
+    def download_files(
+        self, id: str, directory: Path | str, checkpoint: str | None = None, prefix: str = ""
+    ) -> list[Path]:
+        """Write the files at a checkpoint into a folder, and give their places.
+
+        Each file appears complete or not at all; what is there already under its name is replaced.
+
+        Raises:
+            Refused: A path would lead out of the folder.
+        """
+        return self.flow(flows.download_files(id, directory, checkpoint, prefix))
+
+    def diff_files(
+        self,
+        id: str,
+        from_checkpoint: str | None = None,
+        to_checkpoint: str | None = None,
+        other: str | None = None,
+        text: bool = False,
+    ) -> list[model.FileChange]:
+        """How files changed from one checkpoint to another.
+
+        Args:
+            from_checkpoint: Unset: the last files before `to_checkpoint`; with `other`, the newest.
+            to_checkpoint: Unset: the newest files.
+            other: Another execution, whose checkpoint `to_checkpoint` is.
+            text: Also give unified diffs of texts that are not too long.
+        """
+        return self.flow(flows.changes(id, from_checkpoint, to_checkpoint, other, text))
+
+    def trash(self, id: str) -> list[model.TrashedFile]:
+        """The files that restores displaced, newest restore first."""
+        return self.flow(flows.listed(lambda a, n: calls.trash(id, a, n)))
+
+    def restore_trash(
+        self, id: str, restore_id: int, paths: Iterable[str] | None = None
+    ) -> api.RestoredTrash:
+        """Bring back what a restore displaced, while the execution rests; see `trash`.
+
+        Args:
+            paths: Files or directories; unset: all of it.
+
+        Raises:
+            InvalidTransition: The execution runs, or is about to.
+        """
+        request = flows.trash_request(restore_id, paths)
+        return self.send(calls.restore_trash(id, request))
 
     def run_batch_test(
         self,
@@ -272,11 +336,34 @@ class WTBTestBench:
             except StopIteration as end:
                 done: Answer = end.value
                 return done
+            answer = None
             if isinstance(step, Call):
                 answer = self.send(step)
+            elif isinstance(step, Fetch):
+                self._fetch(step)
             else:
                 time.sleep(step.seconds)
-                answer = None
+
+    def _fetch(self, fetch: Fetch) -> None:
+        """Downloads a file, from its beginning again while no whole answer comes."""
+        retry, call = self._retry(), fetch.call
+        while True:
+            try:
+                response = self._client.send(call.request(self._client), stream=True)
+                with contextlib.closing(response):
+                    delay = retry.after_response(call, response)
+                    if delay is None:
+                        if not response.is_success:
+                            response.read()
+                            raise calls.error_of(response)
+                        with fetch.download as download:
+                            for chunk in response.iter_bytes():
+                                download.feed(chunk)
+                            download.finish(response.headers.get("ETag"))
+                        return
+            except httpx.TransportError as e:
+                delay = retry.after_error(e)
+            time.sleep(delay)
 
 
 class Batch(BatchView):

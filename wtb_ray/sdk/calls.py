@@ -16,14 +16,19 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
 from wtb_ray import __version__, api, errors
-from wtb_ray.model import Batch, Execution, ProjectSpec, ProjectVersion, new_id
+from wtb_ray.model import Batch, Execution, ProjectSpec, ProjectVersion, TrashedFile, digest, new_id
+from wtb_ray.sdk.downloads import check_digest, unquoted
 
 BASE: Final = "/api/v1"
 PAGE: Final = 200
+MOST: Final = 500
+"""The largest page that the bench gives."""
 CONNECT_TIMEOUT_S: Final = 5.0
 TIMEOUT_S: Final = 30.0
 REGISTER_TIMEOUT_S: Final = 300.0
 """Registering starts a process and imports the user's code in it."""
+FILE_TIMEOUT_S: Final = 300.0
+"""A large file is fetched and verified before its first byte is sent."""
 
 Answer = TypeVar("Answer")
 Model = TypeVar("Model", bound=BaseModel)
@@ -271,6 +276,68 @@ def checkpoints(id: str, after: str | None, limit: int = PAGE) -> Call[api.Page[
 
 def stop(id: str, reason: str | None = None) -> Call[Execution]:
     return _post(f"/executions/{_name(id)}/stop", api.StopRequest(reason=reason), Execution)
+
+
+def files(
+    id: str,
+    after: str | None,
+    limit: int = PAGE,
+    *,
+    checkpoint: str | None = None,
+    prefix: str = "",
+) -> Call[api.FileList]:
+    path = f"/executions/{_name(id)}/files"
+    kind = api.FileList
+    return _get(path, kind, after=after, limit=limit, checkpoint=checkpoint, prefix=prefix or None)
+
+
+def file(id: str, path: str, checkpoint: str | None = None) -> Call[bytes]:
+    """The bytes of a file, or its response to be read piece by piece."""
+
+    def parse(response: httpx.Response) -> bytes:
+        check_digest(path, unquoted(response.headers.get("ETag")), digest(response.content))
+        return response.content
+
+    # A dot segment would be taken out of the URL on the way: no file is called so.
+    if {".", "..", ""} & set(path.split("/")):
+        raise errors.UnknownFile(f"{path!r} is no path of a file", field="path", reason="no path")
+    return Call(
+        "GET",
+        f"/executions/{_name(id)}/files/{quote(path)}",
+        parse,
+        params=_params(checkpoint=checkpoint),
+        timeout_s=FILE_TIMEOUT_S,
+    )
+
+
+def diff(
+    id: str,
+    after: str | None,
+    limit: int = PAGE,
+    *,
+    from_checkpoint: str | None = None,
+    to_checkpoint: str | None = None,
+    other: str | None = None,
+    text: bool = False,
+) -> Call[api.FilesDiff]:
+    given = _params(
+        after=after,
+        limit=limit,
+        to=to_checkpoint,
+        execution=other,
+        text="true" if text else None,
+        **{"from": from_checkpoint},
+    )
+    return Call("GET", f"/executions/{_name(id)}/diff", _as(api.FilesDiff), params=given)
+
+
+def trash(id: str, after: str | None, limit: int = PAGE) -> Call[api.Page[TrashedFile]]:
+    kind = api.Page[TrashedFile]
+    return _get(f"/executions/{_name(id)}/trash", kind, after=after, limit=limit)
+
+
+def restore_trash(id: str, request: api.TrashRestoreRequest) -> Call[api.RestoredTrash]:
+    return _post(f"/executions/{_name(id)}/trash/restore", request, api.RestoredTrash)
 
 
 def batch_test(request: api.BatchTestRequest) -> Call[Batch]:

@@ -1,7 +1,7 @@
 """What the bench does in several calls, as generators without I/O.
 
-A flow yields a `Call` and gets its answer, or a `Pause` and is resumed after it. The sync and the
-async bench run the same flows; only how they wait differs.
+A flow yields a `Call` and gets its answer, or a `Pause` or `Fetch` and is resumed after it. The sync
+and the async bench run the same flows; only how they wait differs.
 """
 
 import inspect
@@ -16,12 +16,22 @@ from typing import Any, Final, TypedDict, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from wtb_ray import api, cases, errors
-from wtb_ray.model import Batch, Case, ProjectSpec, ProjectVersion, ScorerSpec, digest
+from wtb_ray.model import (
+    Batch,
+    Case,
+    FileChange,
+    FileEntry,
+    ProjectSpec,
+    ProjectVersion,
+    ScorerSpec,
+    digest,
+)
 from wtb_ray.model import Execution as ExecutionInfo
 from wtb_ray.scoring import Scorer
 from wtb_ray.sdk import calls
 from wtb_ray.sdk.bundle import Code
 from wtb_ray.sdk.calls import Call
+from wtb_ray.sdk.downloads import Download, Folder
 from wtb_ray.sdk.project import WorkflowProject
 from wtb_ray.sdk.views import BatchView, Execution
 from wtb_ray.states import TERMINAL_BATCH, TERMINAL_EXECUTION, ExecutionStatus
@@ -34,10 +44,18 @@ class Pause:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Fetch:
+    """A file to be downloaded piece by piece."""
+
+    call: Call[bytes]
+    download: Download
+
+
 Answer = TypeVar("Answer")
 Item = TypeVar("Item")
 Model = TypeVar("Model", bound=BaseModel)
-Flow = Generator[Call[Any] | Pause, Any, Answer]
+Flow = Generator[Call[Any] | Pause | Fetch, Any, Answer]
 
 AnyScorer = str | ScorerSpec | Scorer
 AnyCases = str | Path | Iterable[Case | dict[str, Any]]
@@ -165,6 +183,78 @@ def leaderboard(batch_id: str) -> Flow[api.Leaderboard]:
         if board is not None:
             return board
         yield patience.pause("the leaderboard", "being computed")
+
+
+def files(id: str, checkpoint: str | None, prefix: str) -> Flow[list[FileEntry]]:
+    """All files of one checkpoint."""
+    return (yield from _files(id, checkpoint, prefix))[1]
+
+
+def _files(
+    id: str, checkpoint: str | None, prefix: str
+) -> Flow[tuple[str | None, list[FileEntry]]]:
+    items: list[FileEntry] = []
+    after: str | None = None
+    while True:
+        call = calls.files(id, after, calls.MOST, checkpoint=checkpoint, prefix=prefix)
+        part = yield from ask(call)
+        items += part.items
+        # The execution may go on meanwhile: further pages are of the same checkpoint.
+        checkpoint, after = part.checkpoint_id, part.next
+        if after is None:
+            return checkpoint, items
+
+
+def download_files(
+    id: str, directory: Path | str, checkpoint: str | None, prefix: str
+) -> Flow[list[Path]]:
+    """All files of one checkpoint, into a folder; links last, so that none is followed."""
+    folder = Folder(directory)
+    checkpoint, entries = yield from _files(id, checkpoint, prefix)
+    made = []
+    for entry in sorted(entries, key=lambda entry: entry.kind == "link"):
+        if entry.kind == "file":
+            download = folder.download(entry)
+            yield Fetch(calls.file(id, entry.path, checkpoint), download)
+            made.append(download.place)
+        else:
+            made.append(folder.make(entry))
+    return made
+
+
+def changes(
+    id: str,
+    from_checkpoint: str | None,
+    to_checkpoint: str | None,
+    other: str | None,
+    text: bool,
+) -> Flow[list[FileChange]]:
+    """All changes of files between two checkpoints."""
+    items: list[FileChange] = []
+    after: str | None = None
+    while True:
+        call = calls.diff(
+            id,
+            after,
+            from_checkpoint=from_checkpoint,
+            to_checkpoint=to_checkpoint,
+            other=other,
+            text=text,
+        )
+        part = yield from ask(call)
+        items += part.items
+        after = part.next
+        if after is None:
+            return items
+        from_checkpoint, to_checkpoint = part.from_checkpoint, part.to_checkpoint
+
+
+def trash_request(restore_id: int, paths: Iterable[str] | None) -> api.TrashRestoreRequest:
+    return _made(
+        api.TrashRestoreRequest,
+        restore_id=restore_id,
+        paths=None if paths is None else list(paths),
+    )
 
 
 class _Patience:

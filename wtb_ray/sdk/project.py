@@ -7,7 +7,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from wtb_ray import errors
-from wtb_ray.model import ProjectSpec, VariantSpec
+from wtb_ray.model import (
+    FileTrackingConfig,
+    ProjectSpec,
+    VariantSpec,
+    WorkspaceIsolationConfig,
+)
 from wtb_ray.sdk.bundle import Code
 
 
@@ -23,6 +28,8 @@ class WorkflowProject:
             Nothing is sent when all of the code belongs to installed packages.
         description: For people.
         state_types: Further classes that may be stored in the graph's state.
+        file_tracking: Keeps the files of the workspace with every checkpoint, and says which.
+        workspace_isolation: How the directory of each execution is made and what becomes of it.
     """
 
     def __init__(
@@ -32,9 +39,13 @@ class WorkflowProject:
         root: Path | str | None = None,
         description: str = "",
         state_types: Iterable[type | str] = (),
+        file_tracking: FileTrackingConfig | None = None,
+        workspace_isolation: WorkspaceIsolationConfig | None = None,
     ) -> None:
         self.name = name
         self.description = description
+        self.file_tracking = file_tracking
+        self.workspace_isolation = workspace_isolation
         self.code = Code(root)
         self._entry = self.code.name(graph_factory, "graph_factory")
         self._state_types = tuple(self.code.name(t, "state_types") for t in state_types)
@@ -94,6 +105,8 @@ class WorkflowProject:
                 workflow_variants=self._workflows,
                 state_types=self._state_types,
                 description=self.description,
+                file_tracking=self.file_tracking,
+                workspace_isolation=self.workspace_isolation,
             )
         except ValidationError as e:
             first = e.errors()[0]

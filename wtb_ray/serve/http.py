@@ -19,6 +19,7 @@ from wtb_ray.serve import (
     http_bundles,
     http_events,
     http_executions,
+    http_files,
     http_workflows,
 )
 from wtb_ray.serve.context import Context
@@ -89,12 +90,14 @@ def build_api(context: Context) -> FastAPI:
         http_workflows.reads,
         http_executions.commands,
         http_executions.reads,
+        http_files.commands,
+        http_files.reads,
         http_batches.commands,
         http_batches.reads,
         http_bundles.router,
         http_events.router,
+        http_audit.router,
     ):
         base.include_router(router)
     api.include_router(base)
-        http_audit.router,
     return api
