@@ -73,7 +73,7 @@ class Log:
 
     async def sql(self, text: str, *params: Any) -> None:
         async with self.db.connection() as conn:
-            await conn.execute(text, params)  # type: ignore[call-overload]
+            await conn.execute(text, params)
 
     async def cursors(self) -> list[str]:
         return [row.cursor for row in await self.store.events.read(Cursor.START, 10_000)]
@@ -359,11 +359,11 @@ async def test_a_sealer_killed_anywhere_is_taken_over(log: Log, when: str) -> No
         raise Killed
 
     if when == "before the row":
-        doomed._audit.insert = die  # type: ignore[method-assign]
+        doomed._audit.insert = die  # type: ignore[assignment]
     elif when == "before the object":
-        doomed._store = die  # type: ignore[method-assign]
+        doomed._store = die  # type: ignore[assignment]
     else:
-        log.objects._files.write = die  # type: ignore[method-assign]
+        log.objects._files.write = die  # type: ignore[assignment]
     with pytest.raises(Killed):
         await doomed.seal()
     again = Log(log.db, log.folder.parent)
