@@ -1,0 +1,137 @@
+"""A directory whose files can be kept and brought back: one object for snapshots and restores.
+
+Guarantees: one thing at a time, and never on the event loop. What is known of the files survives in
+`stats`, beside the directory, until the machine starts anew: workspace files are not fsynced, so
+that after a power failure all of them are read again.
+"""
+
+import asyncio
+import json
+import os
+import secrets
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any, Final
+
+from wtb_ray.manifests import EMPTY, Entry
+from wtb_ray.model import FileTrackingConfig
+from wtb_ray.objects import ObjectStore
+from wtb_ray.restores import Restored, Restores, Witness
+from wtb_ray.scans import Directory, Rules
+from wtb_ray.snapshots import Snapshot, Snapshots, run
+
+__all__ = ["Restored", "Snapshot", "TrackedTree"]
+
+_BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+class TrackedTree:
+    """The tracked files below `root`; `beside` is a directory of the same file system, not below it.
+
+    Raises:
+        InvalidRequest: The configuration names paths or patterns that cannot be meant.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        config: FileTrackingConfig,
+        objects: ObjectStore,
+        *,
+        beside: Path,
+        executor: Executor | None = None,
+        quota_mb: int | None = None,
+    ) -> None:
+        self.root = root
+        self._stats = beside / "stats"
+        self._objects = objects
+        self._executor = executor
+        self._config = config
+        self._snapshots = Snapshots(root, Rules(config), objects, executor, quota_mb)
+        self._restores = Restores(root, objects, self._snapshots, executor, beside)
+        self._busy = asyncio.Lock()
+
+    async def snapshot(self) -> Snapshot:
+        """Keep the files as they are now. An unchanged tree costs a scan and writes nothing.
+
+        Raises:
+            FilesRefused: Something tracked cannot be kept, or changes all the time.
+            QuotaExceeded: There are more files or bytes than there may be.
+            StorageFull: The object store has no room.
+            Unavailable: The object store does not answer.
+        """
+        async with self._busy:
+            return await self._snapshots.take()
+
+    async def restore(self, manifest: str | None, *, witness: Witness | None = None) -> Restored:
+        """Make the tracked files those of a manifest; None is the empty tree.
+
+        `witness` is awaited before the journal is closed: what it does not get to record, because
+        the process dies, the next restore tells again.
+
+        Raises:
+            RestoreRefused: It cannot be done; every file is as it was.
+            StorageFull: There is no room for the files to come, or to keep those that are there.
+            Unavailable: The object store does not answer; every file is as it was.
+        """
+        async with self._busy:
+            return await self._restores.to(manifest or EMPTY, witness)
+
+    async def save(self) -> None:
+        """Write down what is known of the files, for another process to go on from."""
+        async with self._busy:
+            await run(self._executor, self._write)
+
+    async def load(self) -> None:
+        """Take over what was written down, if it is of this boot, store and configuration."""
+        async with self._busy:
+            self._snapshots.tree = await run(self._executor, self._read)
+
+    def _heading(self) -> dict[str, Any]:
+        boot = _BOOT.read_text().strip() if _BOOT.exists() else None
+        config = self._config.model_dump_json(include={"tracked_paths", "ignore_patterns"})
+        return {"boot": boot, "objects": self._objects.url, "config": config}
+
+    def _write(self) -> None:
+        directories = [
+            (path, d.listing and (d.listing[0], d.listing[1].hex()), d.mode,
+             list(d.files.values()), d.below, list(d.skipped), d.count, d.size, d.entry)
+            for path, d in self._snapshots.tree.items()
+        ]  # fmt: skip
+        partial = self._stats.with_name(f"stats.{secrets.token_hex(4)}")
+        partial.write_text(json.dumps([self._heading(), directories]), "ascii")
+        os.replace(partial, self._stats)
+
+    def _read(self) -> dict[str, Directory]:
+        try:
+            heading, directories = json.loads(self._stats.read_text("ascii"))
+        except FileNotFoundError:
+            return {}
+        if heading["boot"] is None or heading != self._heading():
+            return {}
+        return {path: _directory(*fields) for path, *fields in directories}
+
+
+def _directory(
+    listing: list[str] | None,
+    mode: int,
+    files: list[list[Any]],
+    below: dict[str, int],
+    skipped: list[str],
+    count: int,
+    size: int,
+    entry: list[Any] | None,
+) -> Directory:
+    known = {
+        fields[0]: (tuple(record) if record else None, Entry(*fields)) for record, fields in files
+    }
+    return Directory(
+        listing=(listing[0], bytes.fromhex(listing[1])) if listing else None,
+        mode=mode,
+        files=known,
+        below=below,
+        skipped=frozenset(skipped),
+        count=count,
+        size=size,
+        entry=Entry(*entry) if entry else None,
+    )
