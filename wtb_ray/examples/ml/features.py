@@ -1,7 +1,7 @@
 """Feature engineering: three ways to make numbers of an image, each a variant of the node.
 
 A way is fitted on the training images and stored as arrays, so that whoever serves the model applies
-exactly it: a linear map, a rectifier for some, and scaling to mean 0 and deviation 1.
+exactly it: a linear map, a rectifier for some, and scaling.
 """
 
 from typing import Any
@@ -19,6 +19,8 @@ COMPONENTS = 16
 """Principal components that are kept unless the parameter `components` says otherwise."""
 STEADY = 0.05
 """Least deviation that a feature is scaled by: pixels at the rim are nearly always white."""
+WIDEST = 4.0
+"""Variance along the widest direction of all features, so that one learning rate suits each way."""
 
 Floats = NDArray[np.floating[Any]]
 
@@ -65,9 +67,11 @@ def _made(state: State, fit: Any) -> State:
     transform: Arrays = fit(train.astype(np.float64) / BLACK)
     mapped = _mapped(transform, train)
     transform["centre"] = mapped.mean(axis=0)
-    # Rows of one length, however many features they have, so that one learning rate suits them all.
-    length = (mapped.shape[1] / SIDE**2) ** 0.5
-    transform["scale"] = np.maximum(mapped.std(axis=0), STEADY) * length
+    transform["scale"] = np.maximum(mapped.std(axis=0), STEADY)
+    # How far a step may go without overshooting is decided by the direction with most variance.
+    rows = apply(transform, train)
+    widest = np.linalg.eigvalsh(rows.T @ rows / len(rows))[-1]
+    transform["scale"] *= (widest / WIDEST) ** 0.5
     table = {**clean, "images": apply(transform, clean["images"])}
     table["features"] = table.pop("images")
     return {

@@ -64,8 +64,8 @@ def monitor(state: State) -> State:
 
 
 def alerts(bounds: dict[str, list[float]], seen: dict[str, float]) -> list[str]:
-    """The names of what lies outside of its bounds."""
-    return [name for name, (low, high) in bounds.items() if not low <= seen[name] <= high]
+    """The names of what lies outside of its bounds, sorted."""
+    return sorted(name for name, (low, high) in bounds.items() if not low <= seen[name] <= high)
 
 
 def _bounds(ink: dict[str, float], accuracy: float, images: int) -> dict[str, list[float]]:
