@@ -130,7 +130,8 @@ class Server:
             return httpx.Response(200, json=reply)
         if isinstance(reply.stream, Cut):
             return reply
-        return httpx.Response(reply.status_code, content=reply.content)  # one is sent only once
+        # One is sent only once.
+        return httpx.Response(reply.status_code, content=reply.content, headers=reply.headers)
 
     @property
     def sent(self) -> list[str]:

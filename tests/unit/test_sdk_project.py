@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from wtb_ray import errors
-from wtb_ray.model import VariantSpec
-from wtb_ray.sdk import WorkflowProject
+from wtb_ray.model import Frozen, VariantSpec
+from wtb_ray.sdk import FileTrackingConfig, WorkflowProject, WorkspaceIsolationConfig
 
 ENTRY = "wtb_ray.examples.rag.graph:make"
 
@@ -49,6 +49,8 @@ def test_functions_become_import_paths_in_one_bundle() -> None:
         "workflow_variants": {"simple": f"{MODULE}:other"},
         "state_types": [f"{MODULE}:Note", "a:B"],
         "description": "d",
+        "file_tracking": None,
+        "workspace_isolation": None,
     }
     data = project.code.pack()
     assert data is not None
@@ -103,7 +105,60 @@ def test_a_lambda_is_refused_where_it_is_given() -> None:
         project.register_variant("search", "fast", lambda state: state)
 
 
-@pytest.mark.parametrize("field", ["file_tracking", "environment", "execution"])
+CONFIGURED: list[tuple[str, Frozen]] = [
+    (
+        "file_tracking",
+        FileTrackingConfig(
+            enabled=False,
+            tracked_paths=("output",),
+            ignore_patterns=("*.bin",),
+            commit_on="manual",
+            max_file_mb=5,
+            max_files=10,
+            max_snapshots=3,
+            on_error="pause",
+        ),
+    ),
+    (
+        "workspace_isolation",
+        WorkspaceIsolationConfig(
+            isolation="process",
+            inputs=("data",),
+            strategy="symlink",
+            quota_mb=100,
+            cleanup_on_complete=False,
+            preserve_on_failure=False,
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "config"), CONFIGURED)
+def test_every_field_of_files_and_workspaces_is_sent(name: str, config: Frozen) -> None:
+    given: dict[str, Any] = {name: config}
+    spec = WorkflowProject("shop", ENTRY, **given).spec(None)
+    sent = spec.model_dump()[name]
+    versions = {spec.version(), WorkflowProject("shop", ENTRY).spec(None).version()}
+    for field, info in type(config).model_fields.items():
+        assert sent[field] == getattr(config, field) != info.default, field
+        other = config.model_copy(update={field: info.default})
+        one_less: dict[str, Any] = {name: other}
+        versions.add(WorkflowProject("shop", ENTRY, **one_less).spec(None).version())
+    assert len(versions) == len(sent) + 2, "each field makes another version"
+
+
+def test_tracking_can_be_switched_off() -> None:
+    def tracks(config: FileTrackingConfig | None) -> bool:
+        return WorkflowProject("shop", ENTRY, file_tracking=config).spec(None).tracking
+
+    assert [tracks(c) for c in (None, FileTrackingConfig(), FileTrackingConfig(enabled=False))] == [
+        False,
+        True,
+        False,
+    ]
+
+
+@pytest.mark.parametrize("field", ["environment", "execution"])
 def test_fields_that_would_do_nothing_are_not_taken(field: str) -> None:
     fields: dict[str, Any] = {field: object()}
     with pytest.raises(TypeError, match=field):
