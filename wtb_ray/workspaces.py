@@ -19,12 +19,12 @@ from wtb_ray import errors, homes, locks, removal
 from wtb_ray import inputs as inputs_
 from wtb_ray.context import INPUT, WORKSPACE_ENV, Workspace
 from wtb_ray.homes import FILES, Home
-from wtb_ray.inputs import Inputs
+from wtb_ray.inputs import Inputs, Strategy
 from wtb_ray.model import FileTrackingConfig, WorkspaceIsolationConfig
 from wtb_ray.objects import ObjectStore
-from wtb_ray.restores import Restored
-from wtb_ray.trees import TrackedTree
+from wtb_ray.restores import Restored, Witness
 from wtb_ray.states import ExecutionStatus
+from wtb_ray.trees import TrackedTree
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +63,7 @@ class Workspaces:
         isolation: WorkspaceIsolationConfig | None = None,
         manifest: str | None = None,
         bundle: Path | None = None,
+        witness: Witness | None = None,
     ) -> "OpenWorkspace":
         """The workspace of a claim.
 
@@ -75,6 +76,7 @@ class Workspaces:
             isolation: How it is made and what becomes of it.
             manifest: The tree that it starts with, where files are tracked; None is the empty one.
             bundle: The project's folder, which inputs are taken from.
+            witness: Is told what was restored, before what was displaced could be forgotten.
 
         Raises:
             Fenced: A later claim is here already.
@@ -90,7 +92,7 @@ class Workspaces:
             return opened
         opened.isolation = isolation or opened.isolation
         try:
-            await opened._furnish(tracking, manifest, bundle)
+            await opened._furnish(tracking, manifest, bundle, witness)
         except BaseException:
             await opened._give_up()
             raise
@@ -101,7 +103,7 @@ class Workspaces:
         async with self._keeping:
             known = self._inputs.get((bundle, names))
             if known is None or not known.in_use():
-                known = await self.run(inputs_.keep, self.root, bundle, names)
+                known = await self.run(_kept, self.root, bundle, names)
                 self._inputs[bundle, names] = known
             return known
 
@@ -214,8 +216,7 @@ class OpenWorkspace:
                 if self._made or (self._home.epoch > 1 and self._home.path.parent.exists()):
                     await self._remove(earlier=True)
             elif self._made:
-                if self._tree is not None:
-                    self._tree.save()
+                await self._remember()
                 await spaces.run(homes.release, self._home, spaces.owner)
 
     def abandon(self) -> None:
@@ -228,6 +229,14 @@ class OpenWorkspace:
     def _make(self) -> None:
         self._home = homes.take(self._home, self._spaces.owner)
         self._made = True
+
+    async def _remember(self) -> None:
+        """Writes down what is known of the files, so that the next claim need not read them all."""
+        if self._tree is not None:
+            try:
+                await self._tree.save()
+            except OSError as e:
+                log.warning("not written down: %s", e, extra={"action": "save_stats"})
 
     async def _give_up(self) -> None:
         """Leaves everything as it was before the opening."""
@@ -246,30 +255,36 @@ class OpenWorkspace:
             log.warning("not removed: %s", e, extra={"action": "remove_workspace"})
 
     async def _furnish(
-        self, tracking: FileTrackingConfig | None, manifest: str | None, bundle: Path | None
+        self,
+        tracking: FileTrackingConfig | None,
+        manifest: str | None,
+        bundle: Path | None,
+        witness: Witness | None,
     ) -> None:
         names = self.isolation.inputs
         inputs = await self._spaces.inputs(bundle, names) if names else None
         await self._spaces.run(self.workspace.ready)
         if tracking is not None:
             self._tracking = tracking
-            await self._restore(tracking, manifest)
+            await self._restore(tracking, manifest, witness)
         if inputs is not None:
             await self._place(inputs)
 
-    async def _restore(self, tracking: FileTrackingConfig, manifest: str | None) -> None:
+    async def _restore(
+        self, tracking: FileTrackingConfig, manifest: str | None, witness: Witness | None
+    ) -> None:
         """Makes the tree that of the manifest."""
         self._tree = tree = self._tracked(tracking)
         if self._home.former is not None:
-            tree.load()
+            await tree.load()
             try:
-                self.restored = await tree.restore(manifest)
+                self.restored = await tree.restore(manifest, witness=witness)
             except (errors.FilesRefused, errors.RestoreRefused) as e:
                 log.warning("a new workspace is made: %s", e, extra={"action": "restore"})
                 await self._move_out()
                 self._tree = tree = self._tracked(tracking)
         if self.restored is None and manifest is not None:
-            self.restored = await tree.restore(manifest)
+            self.restored = await tree.restore(manifest, witness=witness)
         self.manifest = manifest
         await self._spaces.run(homes.furnish, self._home)
 
@@ -298,23 +313,35 @@ class OpenWorkspace:
         self.workspace.inputs = str(inputs.files)
         await self._heal(inputs)
 
-        def place() -> list[str]:
-            with homes.writing(target):
-                if not os.path.lexists(target):
-                    inputs.place(target, strategy)
-                    return []
-                if changed := inputs.changed(target, strategy):
-                    inputs.replace(target, strategy)
-                return changed
-
-        self._report(await self._spaces.run(place))
+        self._report(await self._spaces.run(_placed, inputs, target, strategy))
 
     async def _heal(self, inputs: Inputs) -> None:
-        self._report(await self._spaces.run(inputs.heal, self.isolation.strategy))
+        self._report(await self._spaces.run(_healed, inputs, self.isolation.strategy))
 
     def _report(self, changed: list[str]) -> None:
         paths = [f"{INPUT}/{rel}" for rel in changed]
         self.healed.extend(path for path in paths if path not in self.healed)
+
+
+def _kept(root: Path, bundle: Path | None, names: tuple[str, ...]) -> Inputs:
+    with homes.writing(root):
+        return inputs_.keep(root, bundle, names)
+
+
+def _healed(inputs: Inputs, strategy: Strategy) -> list[str]:
+    with homes.writing(inputs.files):
+        return inputs.heal(strategy)
+
+
+def _placed(inputs: Inputs, target: Path, strategy: Strategy) -> list[str]:
+    """Puts inputs into a workspace; gives what was changed in the one it is taken over from."""
+    with homes.writing(target):
+        if not os.path.lexists(target):
+            inputs.place(target, strategy)
+            return []
+        if changed := inputs.changed(target, strategy):
+            inputs.replace(target, strategy)
+        return changed
 
 
 @contextmanager
