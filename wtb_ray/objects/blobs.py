@@ -53,6 +53,15 @@ def no_room(error: OSError, path: object) -> errors.StorageFull | None:
     )
 
 
+def created(path: str) -> BinaryIO:
+    """A new file; its directory is made where it is missing."""
+    try:
+        return Path(path).open("xb")
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        return Path(path).open("xb")
+
+
 @dataclass(frozen=True)
 class Blob:
     """A small object in its stored form."""
@@ -133,8 +142,9 @@ class Incoming:
         key_of(digest)
         self.digest = digest
         self.data = b""
-        self._target, self._mode, self._durable = target, mode, durable
-        self._partial: Path | None = None
+        self._target = None if target is None else os.fspath(target)
+        self._mode, self._durable = mode, durable
+        self._partial: str | None = None
         self._out: BinaryIO = io.BytesIO()
 
     def receive(self, pieces: Iterable[bytes]) -> None:
@@ -156,13 +166,10 @@ class Incoming:
             self._out = io.BytesIO()
             return
         # Not from the target's name, which may be as long as a name can be.
-        self._partial = self._target.with_name(f".wtb-{secrets.token_hex(8)}")
+        folder = os.path.dirname(self._target)
+        self._partial = os.path.join(folder, f".wtb-{secrets.token_hex(8)}")
         with self._room():
-            try:
-                self._out = self._partial.open("xb")
-            except FileNotFoundError:
-                self._partial.parent.mkdir(parents=True, exist_ok=True)
-                self._out = self._partial.open("xb")
+            self._out = created(self._partial)
 
     def write(self, piece: bytes) -> None:
         """Take stored bytes; any piece size will do."""
@@ -197,7 +204,7 @@ class Incoming:
             if self._durable:
                 os.fsync(self._out.fileno())
             self._out.close()
-            self._partial.replace(self._target)
+            os.replace(self._partial, self._target)
         self._partial = None
 
     def abandon(self) -> None:
@@ -205,7 +212,8 @@ class Incoming:
         with suppress(OSError):  # what could not be written cannot be flushed either
             self._out.close()
         if self._partial is not None:
-            self._partial.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                os.unlink(self._partial)
             self._partial = None
 
     def _start(self) -> bytes:

@@ -5,15 +5,17 @@ same file system, fsynced, renamed, and the directories fsynced, for many object
 """
 
 import asyncio
+import errno
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from wtb_ray import errors
-from wtb_ray.objects.blobs import CHUNK, Blob, Incoming, Source, key_of, no_room
+from wtb_ray.objects.blobs import CHUNK, Blob, Incoming, Source, created, key_of, no_room
 from wtb_ray.objects.known import Known
 from wtb_ray.objects.waiting import bounded
 
@@ -52,13 +54,13 @@ class Local:
     async def aclose(self) -> None:
         self._syncers.shutdown(wait=False)
 
-    def _path(self, digest: str) -> Path:
-        return self._root / key_of(digest)
+    def _path(self, digest: str) -> str:
+        return f"{self._root}/{key_of(digest)}"
 
     def _size(self, digest: str) -> int | None:
         with self._translated(writing=False):
             try:
-                return self._path(digest).stat().st_size
+                return os.stat(self._path(digest)).st_size
             except FileNotFoundError:
                 return None
 
@@ -67,14 +69,7 @@ class Local:
             incoming.receive(self._pieces(incoming.digest))
 
     def _pieces(self, digest: str) -> Iterator[bytes]:
-        with self._translated(writing=False):
-            try:
-                file = self._path(digest).open("rb", buffering=0)
-            except FileNotFoundError:
-                raise errors.UnknownObject(
-                    f"{self._root} has no object {digest}", digest=digest
-                ) from None
-        with file:
+        with self._opened(digest) as file:
             while True:
                 with self._translated(writing=False):
                     piece = file.read(CHUNK)
@@ -82,75 +77,65 @@ class Local:
                     return
                 yield piece
 
+    def _opened(self, digest: str) -> BinaryIO:
+        with self._translated(writing=False):
+            try:
+                return cast(BinaryIO, Path(self._path(digest)).open("rb", buffering=0))
+            except FileNotFoundError:
+                raise errors.UnknownObject(
+                    f"{self._root} has no object {digest}", digest=digest
+                ) from None
+
     def _write(self, blobs: Sequence[Blob]) -> None:
-        with self._translated(writing=True), self._staging() as staged:
+        with self._translated(writing=True), self._staging() as staging:
             for blob in blobs:
-                if self._size(blob.digest) == len(blob.stored):
-                    continue
-                path = self._stage()
-                staged[path] = blob.digest
-                path.write_bytes(blob.stored)
-            self._publish(staged, [blob.digest for blob in blobs])
+                if self._size(blob.digest) != len(blob.stored):
+                    staging.open(blob.digest).write(blob.stored)
+            self._publish(staging, [blob.digest for blob in blobs])
 
     def _upload(self, path: Path) -> tuple[str, int]:
-        with path.open("rb", buffering=0) as file, self._staging() as staged:
+        with path.open("rb", buffering=0) as file, self._staging() as staging:
             source = Source(file)
-            pieces = source.pieces()
             with self._translated(writing=True):
-                stage = self._stage()
-                staged[stage] = ""
-                out = stage.open("xb", buffering=0)
-            with out:
-                for piece in pieces:
-                    with self._translated(writing=True):
-                        out.write(piece)
+                out = staging.open(None)
+            for piece in source.pieces():
+                with self._translated(writing=True):
+                    out.write(piece)
             digest = source.digest
             with self._translated(writing=True):
-                if self._size(digest) == stage.stat().st_size:
-                    del staged[stage]
-                    stage.unlink()
+                if self._size(digest) == out.tell():
+                    staging.clear()
                 else:
-                    staged[stage] = digest
-                self._publish(staged, [digest])
+                    staging.name(digest)
+                self._publish(staging, [digest])
         return digest, source.size
 
-    def _stage(self) -> Path:
-        return self._tmp / secrets.token_hex(8)
-
     @contextmanager
-    def _staging(self) -> Iterator[dict[Path, str]]:
-        """Staged files with the digests they are to have; what is left at the end is removed."""
-        staged: dict[Path, str] = {}
-        with self._translated(writing=True):
-            self._tmp.mkdir(parents=True, exist_ok=True)
+    def _staging(self) -> Iterator["_Staging"]:
+        staging = _Staging(self._tmp)
         try:
-            yield staged
+            yield staging
         finally:
-            for path in staged:
-                path.unlink(missing_ok=True)
+            staging.clear()
 
-    def _publish(self, staged: dict[Path, str], digests: Sequence[str]) -> None:
+    def _publish(self, staging: "_Staging", digests: Sequence[str]) -> None:
         """Give staged files their names; then all of `digests` are durable."""
-        self._sync(staged)
-        for path, digest in list(staged.items()):
+        staging.settle(self._syncers)
+        for digest, path in staging.paths():
             target = self._path(digest)
             try:
-                path.replace(target)
+                os.replace(path, target)
             except FileNotFoundError:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                path.replace(target)
-            del staged[path]
+                os.makedirs(os.path.dirname(target), exist_ok=True)
+                os.replace(path, target)
         # Found ones too: another process may have renamed and not synced them yet.
         fresh = [digest for digest in digests if digest not in self._durable]
-        parents = {self._path(digest).parent for digest in fresh}
-        above = {self._root / "blobs", self._root} if parents else set()
-        self._sync(parents | above)
+        if fresh:
+            parents = {os.path.dirname(self._path(digest)) for digest in fresh}
+            above = {f"{self._root}/blobs", str(self._root)}
+            _all(self._syncers.map(_fsync_path, parents | above))
         for digest in digests:
             self._durable.add(digest)
-
-    def _sync(self, paths: Iterable[Path]) -> None:
-        for _ in self._syncers.map(_fsync, paths):
-            pass
 
     @contextmanager
     def _translated(self, *, writing: bool) -> Iterator[None]:
@@ -159,7 +144,7 @@ class Local:
         except OSError as e:
             if full := no_room(e, self._root):
                 raise full from e
-            if isinstance(e, _MISPLACED) or (writing and e.errno == 30):
+            if isinstance(e, _MISPLACED) or (writing and e.errno == errno.EROFS):
                 raise errors.ConfigurationError(
                     f"objects cannot be {'stored in' if writing else 'read from'} {self._root}: {e}",
                     setting="objects_url",
@@ -171,7 +156,56 @@ class Local:
             ) from e
 
 
-def _fsync(path: Path) -> None:
+class _Staging:
+    """Files on their way to their names, open until they are on the disk."""
+
+    def __init__(self, directory: Path):
+        self._directory = directory
+        self._files: list[tuple[str | None, str, BinaryIO]] = []
+
+    def open(self, digest: str | None) -> BinaryIO:
+        path = f"{self._directory}/{secrets.token_hex(8)}"
+        file = created(path)
+        self._files.append((digest, path, file))
+        return file
+
+    def name(self, digest: str) -> None:
+        """The only file turned out to have this digest."""
+        ((_, path, file),) = self._files
+        self._files = [(digest, path, file)]
+
+    def settle(self, syncers: ThreadPoolExecutor) -> None:
+        """Bring everything to the disk."""
+        for _, _, file in self._files:
+            file.flush()
+        _all(syncers.map(lambda item: os.fsync(item[2].fileno()), self._files))
+        for _, _, file in self._files:
+            file.close()
+
+    def paths(self) -> Iterator[tuple[str, str]]:
+        """Digest and path of each file; who has taken one must have renamed it."""
+        while self._files:
+            digest, path, _ = self._files[-1]
+            assert digest is not None
+            yield digest, path
+            self._files.pop()
+
+    def clear(self) -> None:
+        """Remove what was not given a name."""
+        for _, path, file in self._files:
+            with suppress(OSError):  # what could not be written cannot be flushed either
+                file.close()
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+        self._files = []
+
+
+def _all(results: Iterable[None]) -> None:
+    for _ in results:
+        pass
+
+
+def _fsync_path(path: str) -> None:
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
