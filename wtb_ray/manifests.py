@@ -52,6 +52,23 @@ def encoded(entries: Iterable[Entry]) -> bytes:
     return json.dumps(list(entries), separators=(",", ":")).encode("ascii")
 
 
+def decoded(digest: str, data: bytes) -> Entries:
+    """The entries of a directory object.
+
+    Raises:
+        ObjectCorrupt: It is none.
+    """
+    try:
+        listing = tuple(_checked(item) for item in json.loads(data))
+        if any(a.name >= b.name for a, b in pairwise(listing)):
+            raise ValueError("names are not in order")
+    except (ValueError, TypeError) as e:
+        raise errors.ObjectCorrupt(
+            f"object {digest} is not a directory: {e}", digest=digest, reason="not a directory"
+        ) from e
+    return listing
+
+
 def digest_of(encoded_directory: bytes) -> str:
     return hashlib.sha256(encoded_directory).hexdigest()
 
@@ -236,20 +253,8 @@ def _memory(objects: ObjectStore) -> _Memory:
 
 async def _parsed(digest: str, data: bytes) -> Entries:
     if len(data) < _OFFLOAD:
-        return _decoded(digest, data)
-    return await asyncio.to_thread(_decoded, digest, data)
-
-
-def _decoded(digest: str, data: bytes) -> Entries:
-    try:
-        listing = tuple(_checked(item) for item in json.loads(data))
-        if any(a.name >= b.name for a, b in pairwise(listing)):
-            raise ValueError("names are not in order")
-    except (ValueError, TypeError) as e:
-        raise errors.ObjectCorrupt(
-            f"object {digest} is not a directory: {e}", digest=digest, reason="not a directory"
-        ) from e
-    return listing
+        return decoded(digest, data)
+    return await asyncio.to_thread(decoded, digest, data)
 
 
 def _checked(item: Any) -> Entry:

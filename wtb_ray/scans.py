@@ -79,14 +79,15 @@ class Rules:
 
     def ignores(self, path: str) -> bool:
         """Whether a file or link is left out; its directory is not."""
-        return bool(self._spec.match_file(path))
+        # To pathspec a line feed ends a path; NUL stands for it, which is in no path.
+        return bool(self._spec.match_file(path.replace("\n", "\0")))
 
     def ignores_directory(self, path: str) -> bool:
         if path in self.tops or path in self.ways:
             return False
         found = self._directories.get(path)
         if found is None:
-            found = self._directories[path] = bool(self._spec.match_file(path + "/"))
+            found = self._directories[path] = self.ignores(path + "/")
         return found
 
     def _lead_to(self, top: str) -> None:
