@@ -17,6 +17,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 
 from wtb_ray import errors
 from wtb_ray.actors import postgres
+from wtb_ray.actors.audit import AuditSink
 from wtb_ray.actors.lifecycle import ActorLifecycle
 from wtb_ray.actors.postgres import EmbeddedPostgres
 from wtb_ray.actors.scheduler import BatchScheduler
@@ -42,6 +43,7 @@ RUNNER: Final[dict[str, Any]] = {
     "max_concurrency": 1000,
 }
 SHUTDOWN_ORDER: Final = ("scheduler", "lifecycle")
+"""They end first; the audit ends behind the runners, since it seals what those have written."""
 START_TIMEOUT_S: Final = 60.0
 
 
@@ -75,6 +77,7 @@ def check_hosts(settings: Settings) -> None:
             for name, value in (
                 ("WTB_DATABASE_URL", settings.database_url),
                 ("WTB_OBJECTS_URL", settings.objects_url),
+                ("WTB_AUDIT_KEY", settings.audit_key),
             )
             if value is None
         ]
@@ -114,11 +117,16 @@ def ensure_singletons(settings: Settings, url: str) -> None:
     """
     runners = RayRunners(settings, url)
     mark = configuration(settings, url)
-    for name, cls in (("scheduler", BatchScheduler), ("lifecycle", ActorLifecycle)):
+    singletons: tuple[tuple[str, type, tuple[Any, ...]], ...] = (
+        ("scheduler", BatchScheduler, (settings, url, runners)),
+        ("lifecycle", ActorLifecycle, (settings, url, runners)),
+        ("audit", AuditSink, (settings, url)),
+    )
+    for name, cls, arguments in singletons:
         make = ray.remote(cls).options(**SINGLETON, name=name).remote
         deadline = time.monotonic() + START_TIMEOUT_S
         while True:
-            handle = make(settings, url, runners)
+            handle = make(*arguments)
             try:
                 if ray.get(handle.configured.remote(), timeout=START_TIMEOUT_S) == mark:
                     break
@@ -158,7 +166,8 @@ class RayRunners:
     """Runner processes as detached Ray actors named `runner:{id}`."""
 
     def __init__(self, settings: Settings, url: str):
-        self._settings = settings
+        # The seals are there to show what others changed: no user code has their key.
+        self._settings = settings.model_copy(update={"audit_key": None})
         self._url = url
 
     async def spawn(self, spec: ProjectSpec, *, solo: bool = False) -> str:
@@ -183,7 +192,13 @@ class RayRunners:
             **RUNNER,
             name=f"runner:{runner_id}",
             num_cpus=self._settings.runner_cpus,
-            runtime_env={"env_vars": {"WTB_IN_RUNNER": "1", "LANGGRAPH_STRICT_MSGPACK": "true"}},
+            runtime_env={
+                "env_vars": {
+                    "WTB_IN_RUNNER": "1",
+                    "LANGGRAPH_STRICT_MSGPACK": "true",
+                    "WTB_AUDIT_KEY": "",
+                }
+            },
         )
         handle = await asyncio.to_thread(
             actor.remote, runner_id, spec, self._settings, self._url, solo
@@ -270,7 +285,7 @@ class RayRunners:
 
 
 def shutdown(settings: Settings, *, grace_s: float = 10.0) -> None:
-    """Ends every actor of ours in the order scheduler, lifecycle, runners, Postgres."""
+    """Ends every actor of ours in the order scheduler, lifecycle, runners, audit, Postgres."""
     for name in SHUTDOWN_ORDER:
         if (handle := find(name)) is not None:
             ray.kill(handle, no_restart=True)
@@ -281,6 +296,12 @@ def shutdown(settings: Settings, *, grace_s: float = 10.0) -> None:
     except (RayError, GetTimeoutError) as e:
         log.warning("not every runner drained: %s", e, extra={"action": "shutdown"})
     for handle in runners:
+        ray.kill(handle, no_restart=True)
+    if (handle := find("audit")) is not None:
+        try:
+            ray.get(handle.close.remote(), timeout=grace_s)
+        except (RayError, GetTimeoutError) as e:
+            log.warning("the end of the log is not sealed: %s", e, extra={"action": "shutdown"})
         ray.kill(handle, no_restart=True)
     if settings.database_url is None:
         if (handle := find("postgres")) is not None:

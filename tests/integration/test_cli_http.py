@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 from tests.integration.http_bench import HttpBench, serving
 from wtb_ray.cli import app
+from wtb_ray.sdk import identity
 
 Wtb = Callable[..., Coroutine[Any, Any, Result]]
 
@@ -84,7 +85,9 @@ async def test_a_batch_is_started_looked_at_and_stopped(wtb: Wtb, tmp_path: Path
     assert rest.stdout.count("CANCELLED") == 1
     types = ["--type", "batch.created", "--type", "batch.cancelled"]
     events = (await wtb("events", "--batch", id, "--json", *types)).stdout
-    assert [json.loads(line)["actor"] for line in events.splitlines()] == ["http:cli"] * 2
+    assert [json.loads(line)["actor"] for line in events.splitlines()] == [
+        f"http:{identity.caller('cli')}"
+    ] * 2
 
 
 async def test_what_the_service_refuses_names_the_field(wtb: Wtb) -> None:

@@ -38,6 +38,9 @@ COMMANDS = [
     "db upgrade",
     "doctor",
 ]
+    "audit verify",
+    "audit show",
+    "audit export",
 
 
 def shown(view: RenderableType, width: int = 120) -> list[str]:
@@ -93,6 +96,14 @@ def test_without_a_command_it_helps() -> None:
         (["demo", "odd"], "odd"),
         (["db", "upgrade"], "WTB_DATABASE_URL"),
         (["up", "--http-port", "70000"], "--http-port"),
+        (["audit", "show", "--type", "odd"], "there is no event 'odd'"),
+        (["audit", "show", "--since", "yesterday"], "'yesterday' is no time"),
+        (["audit", "verify", "--from", "0"], "--from"),
+        (["project", "register", "a:b", "--file-tracking", "[]"], "a JSON object is needed"),
+        (["project", "register", "a:b", "--file-tracking", '{"max_files": 0}'], "max_files"),
+        (["project", "register", "a:b", "--workspace", '{"odd": 1}'], "odd"),
+        (["exec", "files"], "ID"),
+        (["exec", "trash", "e1", "a.txt"], "--restore"),
     ],
 )
 def test_wrong_use_is_exit_code_2_and_says_what_is_wrong(words: list[str], reason: str) -> None:

@@ -23,7 +23,7 @@ from tests.unit.sdk_server import (
 from wtb_ray import api, errors, model, scorer
 from wtb_ray.scoring import CellOutcome
 from wtb_ray.scoring.text import exact
-from wtb_ray.sdk import AsyncTestBench, Batch, Execution, WorkflowProject, WTBTestBench
+from wtb_ray.sdk import AsyncTestBench, Batch, Execution, WorkflowProject, WTBTestBench, identity
 
 
 def test_both_benches_and_batches_have_the_same_methods() -> None:
@@ -63,7 +63,7 @@ async def test_a_run_waits_and_gives_the_state(server: Server, bench: Both) -> N
     first = server.requests[0]
     assert first.headers["idempotency-key"]
     assert first.headers["authorization"] == "Bearer secret"
-    assert first.headers["x-actor"] == "sdk"
+    assert first.headers["x-actor"] == identity.caller("sdk")
 
 
 async def test_a_failed_run_is_a_result_not_an_exception(server: Server, bench: Both) -> None:

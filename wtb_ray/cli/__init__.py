@@ -7,7 +7,7 @@ stdout, everything else to stderr; exit codes are part of the interface.
 import typer
 
 import wtb_ray
-from wtb_ray.cli import batch, demo, doctor, events, project, run, stack
+from wtb_ray.cli import audit, batch, demo, doctor, events, project, run, stack
 from wtb_ray.cli.terminal import Commands
 
 EXIT_CODES = """\b
@@ -15,13 +15,14 @@ Exit codes:
   0    ok
   1    error: one line on stderr says what, where and why
   2    the command was not used as it is meant
-  3    a run or batch ended without a result (batch run --strict: a cell failed)
+  3    a run or batch ended without a result (--strict: a cell failed); audit verify: tampered with
   130  interrupted; what was started on the bench goes on
 
 \b
 Environment:
   WTB_URL       address of the bench; default: the local stack
   WTB_DATA_DIR  folder of the local stack; default: .wtb
+  WTB_ACTOR     whom the event log names; default: <user>@cli
 """
 
 app = typer.Typer(
@@ -59,6 +60,7 @@ app.add_typer(batch.app, name="batch")
 app.add_typer(batch.boards)
 app.add_typer(events.app)
 app.add_typer(stack.db, name="db")
+app.add_typer(audit.app, name="audit")
 app.add_typer(doctor.app)
 
 

@@ -11,7 +11,7 @@ from rich.text import Text
 from wtb_ray import model
 from wtb_ray.cli import batch, checks, options, render, stack
 from wtb_ray.cli.terminal import program, say, stdout
-from wtb_ray.sdk import WTBTestBench, calls, local
+from wtb_ray.sdk import WTBTestBench, calls, identity, local
 from wtb_ray.settings import Settings
 
 app = typer.Typer()
@@ -50,7 +50,7 @@ def demo(
     example = importlib.import_module(EXAMPLES[name])
     running = None if url else _stack(found)
     try:
-        with WTBTestBench(running.url if running else url, actor="cli") as bench:
+        with WTBTestBench(running.url if running else url, actor=identity.caller("cli")) as bench:
             id = _run(bench, example, limit)
         _next_steps(id, running, found)
     finally:

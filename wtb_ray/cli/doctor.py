@@ -9,7 +9,7 @@ from wtb_ray import api, errors
 from wtb_ray.cli import checks, options
 from wtb_ray.cli.checks import Check
 from wtb_ray.cli.terminal import EXIT_ERROR, answer
-from wtb_ray.sdk import WTBTestBench, calls, local
+from wtb_ray.sdk import WTBTestBench, calls, identity, local
 from wtb_ray.settings import Settings
 
 app = typer.Typer()
@@ -49,7 +49,7 @@ def _bench(settings: Settings, url: str | None) -> list[Check]:
             return [idle, *checks.ports(settings)]
         url = stack.url
     try:
-        with WTBTestBench(url, actor="cli") as bench:
+        with WTBTestBench(url, actor=identity.caller("cli")) as bench:
             health = bench.send(calls.ready())
     except errors.WTBError as e:
         return [Check(name="stack", level="FAIL", detail=e.message, cure="wtb down, then wtb up")]

@@ -50,7 +50,7 @@ def events(
       wtb events --follow --after now
       wtb events --json --after 1234.56 > events.jsonl
     """
-    wanted = _types(type_ or [])
+    wanted = checked_types(type_ or [])
     last = after
     with options.connect(url) as bench:
         rows = bench.events(after, execution=execution, batch=batch, types=wanted, follow=follow)
@@ -70,7 +70,8 @@ def _print(row: EventRow, as_json: bool) -> None:
         stdout().print(render.event(row), soft_wrap=True)
 
 
-def _types(names: list[str]) -> list[str]:
+def checked_types(names: list[str]) -> list[str]:
+    """The names, if they are all names of events."""
     for name in names:
         if name not in TYPES:
             raise typer.BadParameter(

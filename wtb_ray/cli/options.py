@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from wtb_ray import errors
 from wtb_ray.model import ScorerSpec
-from wtb_ray.sdk import WTBTestBench, local
+from wtb_ray.sdk import WTBTestBench, identity, local
 from wtb_ray.settings import Settings
 
 Url = Annotated[
@@ -79,7 +79,7 @@ def connect(url: str | None) -> WTBTestBench:
                 reason="not_running",
             )
         url = stack.url
-    return WTBTestBench(url, actor="cli")
+    return WTBTestBench(url, actor=identity.caller("cli"))
 
 
 def json_value(text: str, option: str) -> Any:

@@ -10,7 +10,7 @@ import httpx
 
 from wtb_ray import api, model
 from wtb_ray.events import EventRow
-from wtb_ray.sdk import calls, flows, local
+from wtb_ray.sdk import audit, calls, flows, identity, local
 from wtb_ray.sdk.calls import Call, Retry
 from wtb_ray.sdk.flows import (
     AnyCases,
@@ -33,8 +33,8 @@ Answer = TypeVar("Answer")
 class AsyncTestBench:
     """A bench at a URL, at `WTB_URL`, or the local stack, which is started if none runs.
 
-    An async context manager; it connects when it is first used. `actor` is what the event log says
-    of who did it.
+    An async context manager; it connects when it is first used. `actor` is whom the
+    event log names; default: `WTB_ACTOR`, else `<user>@sdk`.
     """
 
     def __init__(
@@ -42,14 +42,14 @@ class AsyncTestBench:
         url: str | None = None,
         token: str | None = None,
         *,
-        actor: str = "sdk",
+        actor: str | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         local.refuse_in_runner()
         self.url = url
         self.codes = flows.Codes()
         self._token = token
-        self._actor = actor
+        self._actor = actor or identity.caller("sdk")
         self._transport = transport
         self._connecting = asyncio.Lock()
         self._client: httpx.AsyncClient | None = None
@@ -221,6 +221,43 @@ class AsyncTestBench:
             except httpx.TransportError as e:
                 delay = (retry or self._retry()).after_error(e)
             await asyncio.sleep(delay)
+
+    async def audit_events(
+        self,
+        newest_first: bool = False,
+        limit: int | None = None,
+        **wanted: Unpack[audit.AuditFilter],
+    ) -> AsyncGenerator[EventRow, None]:
+        """The event log by who, what and when; see `WTBTestBench.audit_events`."""
+        calls_of = audit.pages(wanted, newest_first, limit)
+        try:
+            call = next(calls_of)
+            while True:
+                page = await self.send(call)
+                for row in page.items:
+                    yield row
+                call = calls_of.send(page)
+        except StopIteration:
+            return
+
+    async def audit_summary(self, **wanted: Unpack[audit.AuditFilter]) -> api.AuditSummary:
+        """Events counted by type, by actor and by failure; filters as of `audit_events`."""
+        return await self.send(audit.summary(wanted))
+
+    async def audit_timeline(
+        self, execution: str | None = None, batch: str | None = None, steps: bool = False
+    ) -> list[api.TimelineEntry]:
+        """What happened in an execution, or in a batch, with the time between.
+
+        `steps` shows the steps of a batch's executions too.
+        """
+        return await self.flow(audit.timeline(execution, batch, steps))
+
+    async def verify_audit(
+        self, first: int = 1, head: str | None = None, progress: audit.OnPart | None = None
+    ) -> api.AuditReport:
+        """Whether the event log is as it was sealed; see `WTBTestBench.verify_audit`."""
+        return await self.flow(audit.verified(first, head, progress))
 
     async def send(self, call: Call[Answer]) -> Answer:
         """The answer to one call, sent again while no answer comes."""

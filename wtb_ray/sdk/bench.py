@@ -10,7 +10,7 @@ import httpx
 
 from wtb_ray import api, model
 from wtb_ray.events import EventRow
-from wtb_ray.sdk import calls, flows, local
+from wtb_ray.sdk import audit, calls, flows, identity, local
 from wtb_ray.sdk.async_bench import AsyncTestBench
 from wtb_ray.sdk.calls import Call, Retry
 from wtb_ray.sdk.flows import (
@@ -40,7 +40,7 @@ class WTBTestBench:
     Args:
         url: `http://host:port` of a bench.
         token: Sent as a bearer token.
-        actor: What the event log says of who did it.
+        actor: Who the event log names; default: `WTB_ACTOR`, else `<user>@sdk`.
         transport: Another transport for the HTTP client, as of httpx.
 
     Raises:
@@ -53,15 +53,15 @@ class WTBTestBench:
         url: str | None = None,
         token: str | None = None,
         *,
-        actor: str = "sdk",
+        actor: str | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         local.refuse_in_runner()
         self.url = local.find_url(url)
         self.codes = flows.Codes()
         self._token = token
-        self._actor = actor
-        options = calls.client_options(self.url, token, actor)
+        self._actor = actor or identity.caller("sdk")
+        options = calls.client_options(self.url, token, self._actor)
         self._client = httpx.Client(transport=transport, **options)
         self._known = False
 
@@ -299,6 +299,55 @@ class WTBTestBench:
             except httpx.TransportError as e:
                 delay = (retry or self._retry()).after_error(e)
             time.sleep(delay)
+
+    def audit_events(
+        self,
+        newest_first: bool = False,
+        limit: int | None = None,
+        **wanted: Unpack[audit.AuditFilter],
+    ) -> Generator[EventRow, None, None]:
+        """The event log by who, what and when.
+
+        Args:
+            newest_first: Against the order of the log.
+            limit: At most so many.
+            wanted: `execution`, `batch`, `project`, `actor` (`http:*` for all that begin so),
+                `types`, `since`, `until`.
+        """
+        calls_of = audit.pages(wanted, newest_first, limit)
+        try:
+            call = next(calls_of)
+            while True:
+                page = self.send(call)
+                yield from page.items
+                call = calls_of.send(page)
+        except StopIteration:
+            return
+
+    def audit_summary(self, **wanted: Unpack[audit.AuditFilter]) -> api.AuditSummary:
+        """Events counted by type, by actor and by failure; filters as of `audit_events`."""
+        return self.send(audit.summary(wanted))
+
+    def audit_timeline(
+        self, execution: str | None = None, batch: str | None = None, steps: bool = False
+    ) -> list[api.TimelineEntry]:
+        """What happened in an execution, or in a batch, with the time between.
+
+        `steps` shows the steps of a batch's executions too.
+        """
+        return self.flow(audit.timeline(execution, batch, steps))
+
+    def verify_audit(
+        self, first: int = 1, head: str | None = None, progress: audit.OnPart | None = None
+    ) -> api.AuditReport:
+        """Whether the event log is as it was sealed, and what was changed if it is not.
+
+        Args:
+            first: The seal to begin at; those before were checked earlier.
+            head: The `.head` of an earlier report: it must still be part of the chain.
+            progress: Called with what was found so far, every now and then.
+        """
+        return self.flow(audit.verified(first, head, progress))
 
     def send(self, call: Call[Answer]) -> Answer:
         """The answer to one call, sent again while no answer comes."""
