@@ -14,6 +14,7 @@ from langgraph.constants import START
 from langgraph.types import Interrupt
 
 from wtb_ray.commits import Row, Step
+from wtb_ray.context import Calls, Workspace
 
 SEPARATOR: Final = "\x1f"
 """Between the names of next nodes on their way to Postgres."""
@@ -52,6 +53,10 @@ class Attachment:
     """Who writes: the actor of its events."""
     forbidden_prefix: str | None = None
     """Strings and paths at or below this directory are refused in state."""
+    workspace: Workspace | None = None
+    """Where its nodes have their files."""
+    calls: Calls = field(default_factory=Calls)
+    """Its sync nodes that run in threads."""
     boundary: Callable[[Checkpoint, CheckpointMetadata, RunnableConfig], Boundary] = (
         _nothing_follows
     )
@@ -59,6 +64,8 @@ class Attachment:
     """Keeps the files that belong to a root checkpoint; gives their manifest."""
     on_wanted: Callable[[str], None] | None = None
     """Called when a commit says that the execution is wanted to do something else than run."""
+    on_breakpoints: Callable[[Sequence[str]], None] | None = None
+    """Called when a root checkpoint is stored, with the execution's breakpoints as they are now."""
     wanted: str = "run"
     errors: dict[str, Any] = field(default_factory=dict)
     """What tasks of the present super-step raised, by task id."""

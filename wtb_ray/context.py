@@ -210,6 +210,22 @@ class Context:
     params: Mapping[str, Mapping[str, Any]]
     cache_scope: str
     workspace: Workspace | None = None
+    calls: "Calls | None" = None
+
+
+class Calls:
+    """How many sync nodes of a run are at work in threads; a cancelled run does not end them."""
+
+    __slots__ = ("_lock", "running")
+
+    def __init__(self) -> None:
+        self.running = 0
+        self._lock = threading.Lock()
+
+    def add(self, count: int) -> None:
+        """Counts one more, or one less."""
+        with self._lock:
+            self.running += count
 
 
 _CONTEXT: ContextVar[Context | None] = ContextVar("wtb_run", default=None)
@@ -231,6 +247,21 @@ def current_node() -> str | None:
         return None
     parts = [part.partition(":")[0] for part in namespace.split("|") if not part.isdigit()]
     return "/".join(parts) or None
+
+
+@contextmanager
+def counted() -> Iterator[None]:
+    """Counts the code inside among the sync nodes of its run."""
+    context = _CONTEXT.get()
+    calls = context.calls if context is not None else None
+    if calls is None:
+        yield
+        return
+    calls.add(1)
+    try:
+        yield
+    finally:
+        calls.add(-1)
 
 
 @contextmanager

@@ -82,8 +82,76 @@ class ExecutionPaused(Event):
     interrupts: list[dict[str, Any]] = Field(default_factory=list)
 
 
+class PauseRequested(Event):
+    type: Literal["execution.pause_requested"] = "execution.pause_requested"
+    reason: str | None = None
+
+
+class StopRequested(Event):
+    type: Literal["execution.stop_requested"] = "execution.stop_requested"
+    reason: str | None = None
+
+
 class ExecutionResumed(Event):
     type: Literal["execution.resumed"] = "execution.resumed"
+    one_step: bool = False
+
+
+class ExecutionRetried(Event):
+    type: Literal["execution.retried"] = "execution.retried"
+
+
+class ExecutionRolledBack(Event):
+    type: Literal["execution.rolled_back"] = "execution.rolled_back"
+    thread_id: str
+    checkpoint_id: str
+    step: int
+    left: str | None
+    """The checkpoint that was the head until now."""
+
+
+class ExecutionForked(Event):
+    type: Literal["execution.forked"] = "execution.forked"
+    source: str
+    checkpoint_id: str
+    step: int
+    version: str
+    binding: dict[str, str]
+
+
+class InterruptAnswered(Event):
+    type: Literal["interrupt.answered"] = "interrupt.answered"
+    interrupts: list[str]
+
+
+class BreakpointsSet(Event):
+    type: Literal["breakpoints.set"] = "breakpoints.set"
+    breakpoints: list[str]
+
+
+class NodeSwapped(Event):
+    type: Literal["node.swapped"] = "node.swapped"
+    node: str
+    before: str | None
+    """Fingerprint of the implementation until now."""
+    after: str | None
+    version: str
+    binding: dict[str, str]
+
+
+class StateChanged(Event):
+    type: Literal["state.changed"] = "state.changed"
+    checkpoint_id: str
+    channels: list[str]
+    as_node: str | None
+    replaced: bool
+
+
+class NodeExecuted(Event):
+    type: Literal["node.executed"] = "node.executed"
+    node: str
+    duration_ms: float
+    error: str | None = None
 
 
 class ExecutionCompleted(Event):
@@ -180,6 +248,14 @@ class BatchStarted(Event):
     type: Literal["batch.started"] = "batch.started"
 
 
+class BatchPaused(Event):
+    type: Literal["batch.paused"] = "batch.paused"
+
+
+class BatchResumed(Event):
+    type: Literal["batch.resumed"] = "batch.resumed"
+
+
 class BatchCompleted(Event):
     type: Literal["batch.completed"] = "batch.completed"
     counts: dict[str, int]
@@ -247,7 +323,17 @@ AnyEvent = Annotated[
     | ExecutionStarted
     | ExecutionRequeued
     | ExecutionPaused
+    | PauseRequested
+    | StopRequested
     | ExecutionResumed
+    | ExecutionRetried
+    | ExecutionRolledBack
+    | ExecutionForked
+    | InterruptAnswered
+    | BreakpointsSet
+    | NodeSwapped
+    | StateChanged
+    | NodeExecuted
     | ExecutionCompleted
     | ExecutionFailed
     | ExecutionCancelled
@@ -261,6 +347,8 @@ AnyEvent = Annotated[
     | BranchCreated
     | BatchCreated
     | BatchStarted
+    | BatchPaused
+    | BatchResumed
     | BatchCompleted
     | BatchFailed
     | BatchCancelled

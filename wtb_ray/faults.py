@@ -24,6 +24,7 @@ from langgraph.pregel import Pregel
 from langgraph.pregel._retry import arun_with_retry, run_with_retry
 
 from wtb_ray import errors
+from wtb_ray.context import counted
 from wtb_ray.model import Fault
 
 TASK: Final = frozenset({arun_with_retry.__code__, run_with_retry.__code__})
@@ -83,7 +84,8 @@ def _guarded_async(function: Callable[..., Awaitable[Any]]) -> Callable[..., Awa
 def _guarded_sync(function: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
-            return function(*args, **kwargs)
+            with counted():
+                return function(*args, **kwargs)
         except (Exception, asyncio.CancelledError, GeneratorExit):
             raise
         except BaseException as e:

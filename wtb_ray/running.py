@@ -35,6 +35,8 @@ from wtb_ray.states import Wanted
 
 log = logging.getLogger(__name__)
 
+STEPPED: Final = "step"
+"""Why a run was drained that was to do one super-step."""
 ROOT: Final = "__root__"
 """The one channel of a state that is no mapping."""
 
@@ -133,6 +135,7 @@ async def run(
     answers: Mapping[str, Any] | None = None,
     ran: Sequence[str] = (),
     passed: str | None = None,
+    one_step: bool = False,
 ) -> Outcome:
     """Runs an attached execution from its head until it ends, asks, or is told to stop.
 
@@ -141,14 +144,15 @@ async def run(
         attachment: What the saver knows of it; its boundary and its wish to stop are set here.
         assignment: Where it stands and what it was given.
         control: To ask it to stop from outside.
-        answers: To questions at its head, by interrupt id.
+        answers: To questions at its head, by interrupt id; those that are not open are left out.
         ran: The nodes that ended in its head, for breakpoints after them.
         passed: The checkpoint whose breakpoints a user has already sent it past.
+        one_step: Stop after one super-step in which nodes ran.
 
     Raises:
         Unavailable: The database did not answer; nothing can be said about the execution.
     """
-    one = _Run(compiled, attachment, assignment, control or Control(), ran, passed)
+    one = _Run(compiled, attachment, assignment, control or Control(), ran, passed, one_step)
     return await one.go(answers)
 
 
@@ -193,6 +197,7 @@ class _Run:
         control: Control,
         ran: Sequence[str],
         passed: str | None,
+        one_step: bool,
     ) -> None:
         self._compiled = compiled
         self._attachment = attachment
@@ -200,15 +205,17 @@ class _Run:
         self._control = control
         self._saver = cast(Saver, compiled.graph.checkpointer)
         # In a batch nobody is there to send it past the breakpoints of a compiled graph.
-        own = compiled.breakpoints if assignment.batch_id is None else ()
-        self._breakpoints = frozenset((*own, *assignment.breakpoints))
-        self._ran = tuple(ran)
+        self._own = compiled.breakpoints if assignment.batch_id is None else ()
+        self._breakpoints = frozenset((*self._own, *assignment.breakpoints))
+        self._one_step = one_step
+        self._ran = self._ended = tuple(ran)
         self._passed = passed
         self._config: RunnableConfig = {"configurable": {"thread_id": assignment.thread_id}}
         self._last: tuple[str, tuple[str, ...]] | None = None
         self._hit: str | None = None
         attachment.boundary = self.boundary
         attachment.on_wanted = self.wanted
+        attachment.on_breakpoints = self.breakpoints
 
     def boundary(
         self, checkpoint: Checkpoint, metadata: CheckpointMetadata, config: RunnableConfig
@@ -216,22 +223,38 @@ class _Run:
         """What follows a root checkpoint that is about to be written. Stops at a breakpoint."""
         tasks = self._compiled.next_tasks(checkpoint, metadata, config)
         nodes = tuple(name for _, name in tasks)
-        self._hit = self._breakpoint(checkpoint["id"], nodes)
+        ended, self._ran = self._ran, nodes
+        self._hit = self._breakpoint(checkpoint["id"], nodes, ended)
         if self._hit is not None:
             self._control.request_drain(self._hit)
-        self._last, self._ran = (checkpoint["id"], nodes), nodes
+        elif self._one_step and metadata["step"] > 0:
+            self._control.request_drain(STEPPED)
+        self._last, self._ended = (checkpoint["id"], nodes), ended
         return Boundary(next_nodes=nodes, next_tasks=tasks)
 
     def wanted(self, wanted: str) -> None:
         """What another process asks for comes back with the commits."""
-        if wanted != Wanted.RUN:
+        if wanted not in (Wanted.RUN, Wanted.STEP):
             self._control.request_drain(wanted)
 
+    def breakpoints(self, breakpoints: Sequence[str]) -> None:
+        """Breakpoints that were set meanwhile; a root checkpoint has just been stored."""
+        found = frozenset((*self._own, *breakpoints))
+        if found == self._breakpoints or self._last is None:
+            return
+        self._breakpoints = found
+        if self._hit is None:
+            self._hit = self._breakpoint(*self._last, self._ended)
+            if self._hit is not None:
+                self._control.request_drain(self._hit)
+
     async def go(self, answers: Mapping[str, Any] | None) -> Outcome:
-        if (stop := await self._before(answers)) is not None:
+        head = await self._head() if self._looks(answers) else None
+        if head is not None and (stop := await self._before(head, answers)) is not None:
             return stop
+        asked = {i["id"] for i in head.interrupts} if head is not None else set()
         try:
-            values = await self._invoke(answers)
+            values = await self._invoke({k: v for k, v in (answers or {}).items() if k in asked})
             await self._saver.flush(self._assignment.thread_id)
         except errors.Fenced:
             return Outcome("fenced")
@@ -245,12 +268,15 @@ class _Run:
             return Outcome("completed", values=_state(values))
         return self._standing(await self._head())
 
-    async def _before(self, answers: Mapping[str, Any] | None) -> Outcome | None:
+    def _looks(self, answers: Mapping[str, Any] | None) -> bool:
+        """Whether something depends on the head before LangGraph is entered again."""
+        return self._assignment.head is not None and bool(
+            answers or self._breakpoints or self._compiled.remembering
+        )
+
+    async def _before(self, head: _Head, answers: Mapping[str, Any] | None) -> Outcome | None:
         """What has to be decided from the head before LangGraph is entered again."""
-        if self._assignment.head is None or not (self._breakpoints or self._compiled.remembering):
-            return None
-        head = await self._head()
-        self._hit = self._breakpoint(head.id, head.waiting)
+        self._hit = self._breakpoint(head.id, head.waiting, self._ran)
         if self._hit is not None or not head.following:
             return self._standing(head)
         self._ran = head.following
@@ -352,10 +378,12 @@ class _Run:
             ],
         )
 
-    def _breakpoint(self, checkpoint_id: str, following: Sequence[str]) -> str | None:
+    def _breakpoint(
+        self, checkpoint_id: str, following: Sequence[str], ended: Sequence[str]
+    ) -> str | None:
         if not following or not self._breakpoints or checkpoint_id == self._passed:
             return None
-        for when, nodes in (("before", following), ("after", self._ran)):
+        for when, nodes in (("before", following), ("after", ended)):
             for node in nodes:
                 named = self._breakpoints & {f"{when}:{node}", f"{when}:*"}
                 if named and not node.startswith("__"):
@@ -370,6 +398,8 @@ class _Run:
             cache_scope=digest(
                 [one.version, one.batch_id or one.execution_id, one.case_id, one.repetition]
             ),
+            workspace=self._attachment.workspace,
+            calls=self._attachment.calls,
         )
 
 

@@ -35,7 +35,7 @@ from psycopg import AsyncCursor
 from psycopg.rows import DictRow, dict_row
 
 from wtb_ray import channels, errors
-from wtb_ray.attachments import Attachment, Boundary
+from wtb_ray.attachments import SEPARATOR, Attachment, Boundary
 from wtb_ray.commits import SQL, Claim, Commits, Put, Row, Writes
 from wtb_ray.db import Database
 from wtb_ray.serde import Serializer
@@ -168,9 +168,11 @@ class Saver(BasePostgresSaver):
         future = self._shared.commits.submit(item)
         if attachment is not None:
             attachment.last = future
-            await self._settle(attachment, future)
+            breakpoints = await self._settle(attachment, future)
             if item.step is not None:
                 attachment.stored(item.step.head)
+                if attachment.on_breakpoints is not None:
+                    attachment.on_breakpoints(breakpoints)
         else:
             try:
                 await future
@@ -273,14 +275,16 @@ class Saver(BasePostgresSaver):
         if failure is not None:
             raise failure
 
-    async def _settle(self, attachment: Attachment, future: "asyncio.Future[str]") -> None:
+    async def _settle(self, attachment: Attachment, future: "asyncio.Future[str]") -> list[str]:
+        """Waits for a commit; what others want comes back with it, gives the breakpoints."""
         try:
-            attachment.wanted = await future
+            attachment.wanted, *breakpoints = (await future).split(SEPARATOR)
         except errors.Fenced:
             attachment.fenced = True
             raise
         if attachment.wanted != "run" and attachment.on_wanted is not None:
             attachment.on_wanted(attachment.wanted)
+        return breakpoints
 
     def get_next_version(self, current: str | None, channel: None) -> str:
         number = int(str(current).partition(".")[0]) + 1 if current is not None else 1

@@ -56,6 +56,8 @@ class Settings(BaseSettings):
     """A pool without work is closed after this time."""
     infrastructure_retries: PositiveInt = 5
     """How often an execution is started again after infrastructure errors before it fails."""
+    stop_grace_s: PositiveFloat = 5.0
+    """How long a stopped execution's nodes may go on before they are left behind."""
     entry_timeout_s: PositiveFloat = 60.0
     """Longest time that importing an entry and building its graph may take."""
     recursion_limit: PositiveInt = 100

@@ -84,8 +84,8 @@ class LocalRunners:
         for thread in (runner._lease, runner._watch):
             if thread is not None:
                 thread.stop()
-        if runner._returning is not None:
-            runner._returning.cancel()
+        for watch in runner._watching:
+            watch.cancel()
 
 
 class Bench:

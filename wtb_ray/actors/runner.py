@@ -13,43 +13,42 @@ import logging
 import os
 import socket
 import threading
-import traceback
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from pathlib import Path
 
 import psycopg
 
-from wtb_ray import bundles, errors, graphs, plan, scoring, telemetry
+from wtb_ray import bundles, errors, graphs, scoring, telemetry
 from wtb_ray.actors.lease import LeaseKeeper, LoopWatch
-from wtb_ray.attachments import Attachment
+from wtb_ray.actors.performer import Performer
+from wtb_ray.actors.tracking import Tracking
 from wtb_ray.db import Database, GroupCommit
 from wtb_ray.events import RunnerLagged
 from wtb_ray.model import (
     Assignment,
-    Case,
     Fault,
     GraphInfo,
     ProjectSpec,
-    Score,
     ScorerSpec,
 )
 from wtb_ray.objects import ObjectStore
 from wtb_ray.saver import Saver
 from wtb_ray.settings import Settings
 from wtb_ray.store import Store
-from wtb_ray.store.settlements import DRAINED, Kind, Settlement
+from wtb_ray.store.settlements import DRAINED, Settlement
+from wtb_ray.workspaces import Workspaces
 
 log = logging.getLogger(__name__)
 
 RETRY_S = (0.1, 0.3, 1.0, 2.0)
-KNOWN_BATCHES = 64
-"""Batches whose scorers are kept at hand."""
 UNSTORABLE = "unstorable_result"
 UNCLAIMED_S = 120.0
 """How long a process waits for its start, beside the time that imports may take."""
 GC_THRESHOLDS = (10_000, 10, 10)
 """Rarer costs no less processor time, and lets garbage of thousands of executions lie."""
+WISHES_S = 1.0
+"""How often executions are looked at that commit nothing."""
 LINGER_S = 0.1
 """How long a free slot waits for others, so that work is claimed in chunks."""
 
@@ -71,24 +70,26 @@ class VariantRunner:
         self._version = spec.version()
         self._settings = settings
         self._solo = solo
-        self._slots = 1 if solo else settings.runner_slots
+        isolation = spec.workspace_isolation
+        alone = isolation is not None and isolation.isolation == "process"
+        self._slots = 1 if solo or alone else settings.runner_slots
         self._url = database_url
         self._db = Database(database_url, size=settings.pool_size, name=f"wtb-{runner_id}")
         self._store = Store(self._db)
         self._saver = Saver(self._db)
+        self._objects = ObjectStore(settings.objects())
+        self._bundle: Path | None = None
+        self._performer: Performer | None = None
         self._graphs = graphs.Graphs(spec, self._saver, timeout_s=settings.entry_timeout_s)
         self._settlements: GroupCommit[Settlement, None] = GroupCommit(self._settle)
-        self._scorers: dict[str, tuple[ScorerSpec, ...]] = {}
-        self._controls: dict[tuple[str, int], graphs.Control] = {}
         self._held: set[tuple[str, int]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._reports: set[asyncio.Task[None]] = set()
         self._busy = 0
         self._room = asyncio.Condition()
-        self._draining = False
         self._lease: LeaseKeeper | None = None
         self._watch: LoopWatch | None = None
-        self._returning: asyncio.Task[None] | None = None
+        self._watching: list[asyncio.Task[None]] = []
         # Without a lease nobody else would ever find a process whose maker died before its start.
         self._unclaimed = threading.Timer(UNCLAIMED_S + settings.entry_timeout_s, self._forgotten)
         self._unclaimed.daemon = True
@@ -102,12 +103,21 @@ class VariantRunner:
             UnknownBundle: It is not in the object store.
         """
         await self._db.open()
-        loop = asyncio.get_running_loop()
-        loop.set_default_executor(ThreadPoolExecutor(self._slots + 4, "node"))
+        self._new_threads()
         if self._spec.bundle is not None:
-            async with ObjectStore(self._settings.objects()) as objects:
-                root = self._settings.data_dir / "bundles"
-                bundles.activate(await bundles.fetch(objects, self._spec.bundle, root))
+            root = self._settings.data_dir / "bundles"
+            self._bundle = await bundles.fetch(self._objects, self._spec.bundle, root)
+            bundles.activate(self._bundle)
+        workspaces = Workspaces(self._settings.workspaces(), self._objects, runner=self.id)
+        self._performer = Performer(
+            self.id,
+            self._graphs,
+            self._saver,
+            self._store,
+            Tracking(workspaces, self._store, self._spec, self.id, self._bundle),
+            grace_s=self._settings.stop_grace_s,
+            on_abandoned=self._new_threads,
+        )
 
     async def describe(self) -> tuple[GraphInfo, dict[str, GraphInfo]]:
         """Imports everything that the project names and says what it is.
@@ -148,7 +158,8 @@ class VariantRunner:
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
-        self._returning = asyncio.create_task(self._return_undelivered())
+        watches = (self._return_undelivered(), self._hear_wishes())
+        self._watching = [asyncio.create_task(watch) for watch in watches]
         await self._store.leases.ready(self.id, epoch)
 
     async def run(self, chunk: Sequence[Assignment]) -> int:
@@ -178,9 +189,7 @@ class VariantRunner:
 
     async def drain(self) -> None:
         """Gives all work back at the next boundary of each execution, and lets the lease go."""
-        self._draining = True
-        for control in self._controls.values():
-            control.request_drain("drained")
+        self._performing.drain()
         while self._tasks:
             await asyncio.wait(self._tasks)
         for thread in (self._lease, self._watch):
@@ -190,9 +199,10 @@ class VariantRunner:
     async def close(self) -> None:
         """Lets go of the database; for a runner that has drained or is given up."""
         self._unclaimed.cancel()
-        if self._returning is not None:
-            self._returning.cancel()
-            await asyncio.gather(self._returning, return_exceptions=True)
+        for watch in self._watching:
+            watch.cancel()
+        await asyncio.gather(*self._watching, return_exceptions=True)
+        await self._objects.aclose()
         await self._db.close()
 
     async def _return_undelivered(self) -> None:
@@ -217,128 +227,43 @@ class VariantRunner:
             except Exception:  # a defect in one round must not end the returning
                 log.exception("undelivered work not returned", extra={"action": "undelivered"})
 
+    async def _hear_wishes(self) -> None:
+        """Hears what others want of executions whose nodes do not commit anything for long."""
+        while True:
+            await asyncio.sleep(WISHES_S)
+            try:
+                for id, epoch, wanted in await self._store.executions.wishes(self.id):
+                    self._performing.wish(id, epoch, wanted)
+            except errors.Unavailable as e:
+                log.warning("wishes not heard: %s", e, extra={"action": "wishes"})
+            except Exception:  # a defect in one round must not end the hearing
+                log.exception("wishes not heard", extra={"action": "wishes"})
+
+    @property
+    def _performing(self) -> Performer:
+        if self._performer is None:
+            raise errors.WTBError(f"runner {self.id} runs before it was prepared")
+        return self._performer
+
+    def _new_threads(self) -> None:
+        """Threads for sync nodes; those that hang in the ones before do not count any more."""
+        executor = ThreadPoolExecutor(self._slots + 4, "node")
+        asyncio.get_running_loop().set_default_executor(executor)
+
     async def _execute(self, assignment: Assignment) -> None:
         """One execution from its head to its next rest, whatever happens on the way."""
         claim = (assignment.execution_id, assignment.epoch)
+        settlement = None
         try:
-            settlement = await self._outcome(assignment)
+            settlement = await self._performing.perform(assignment)
             if settlement is not None:
                 await self._conclude(settlement)
         finally:
+            await self._performing.leave(assignment, settlement)
             self._held.discard(claim)
             self._busy -= 1
             async with self._room:
                 self._room.notify_all()
-
-    async def _outcome(self, assignment: Assignment) -> Settlement | None:
-        """How the execution is to be settled; None when it is another owner's by now."""
-        attachment = Attachment(
-            execution_id=assignment.execution_id,
-            epoch=assignment.epoch,
-            thread_id=assignment.thread_id,
-            head=assignment.head,
-            head_step=assignment.head_step,
-            project=assignment.project,
-            batch_id=assignment.batch_id,
-            actor=self.id,
-        )
-        claim = (assignment.execution_id, assignment.epoch)
-        control = self._controls[claim] = graphs.Control()
-        if self._draining:
-            control.request_drain("drained")
-        self._saver.attach(attachment)
-        try:
-            return await self._run(assignment, attachment, control)
-        except errors.Fenced:
-            return None
-        except Exception as e:  # what is no node's fault is tried again elsewhere
-            log.exception(
-                "execution %s interrupted", assignment.execution_id, extra={"action": "run"}
-            )
-            return self._settlement(
-                assignment,
-                "requeue",
-                reason=f"infrastructure: {type(e).__name__}: {e}",
-                delay_s=plan.retry_delay(assignment.attempt),
-            )
-        finally:
-            self._saver.detach(assignment.thread_id)
-            del self._controls[claim]
-
-    async def _run(
-        self, assignment: Assignment, attachment: Attachment, control: graphs.Control
-    ) -> Settlement:
-        try:
-            compiled = self._graphs.compiled(assignment.binding)
-        except errors.InvalidRequest as e:  # what was importable at registration is not any more
-            return self._settlement(assignment, "fail", fault=_fault(e))
-        outcome = await graphs.run(compiled, attachment, assignment, control)
-        match outcome.kind:
-            case "completed":
-                try:
-                    scores = await self._score(assignment, outcome.values or {})
-                except (errors.ScorerFailed, errors.InvalidRequest) as e:
-                    return self._settlement(assignment, "fail", fault=_fault(e))
-                return self._settlement(assignment, "complete", scores=scores)
-            case "interrupted" if assignment.batch_id is not None:
-                fault = Fault(
-                    code=errors.InterruptInBatch.code,
-                    type="InterruptInBatch",
-                    message="a node asked for an answer, and the batch has none",
-                )
-                return self._settlement(assignment, "fail", fault=fault)
-            case "interrupted" | "breakpoint":
-                reason = "interrupt" if outcome.kind == "interrupted" else "breakpoint"
-                return self._settlement(
-                    assignment, "pause", reason=reason, interrupts=outcome.interrupts
-                )
-            case "failed":
-                return self._settlement(assignment, "fail", fault=outcome.fault)
-            case "fenced":
-                raise errors.Fenced
-        if attachment.wanted == "stop":
-            return self._settlement(assignment, "cancel")
-        if attachment.wanted == "pause":
-            return self._settlement(assignment, "pause", reason="requested")
-        return self._settlement(assignment, "requeue", reason=DRAINED)
-
-    async def _score(
-        self, assignment: Assignment, state: dict[str, object]
-    ) -> list[tuple[ScorerSpec, Score]]:
-        if assignment.batch_id is None:
-            return []
-        outcome = scoring.CellOutcome(
-            case=Case(
-                id=assignment.case_id or "",
-                input=assignment.input,
-                expected=assignment.expected,
-                metadata=assignment.metadata,
-            ),
-            state=state,
-        )
-        specs = await self._scorers_of(assignment.batch_id)
-        if any(":" in spec.name for spec in specs):
-            await self._store.executions.scoring(assignment.execution_id, assignment.epoch, self.id)
-        return [(spec, s) for spec in specs for s in await scoring.score(spec, outcome)]
-
-    async def _scorers_of(self, batch_id: str) -> tuple[ScorerSpec, ...]:
-        if batch_id not in self._scorers:
-            specs = (await self._store.batches.get(batch_id)).scorers
-            await self.check_scorers(specs)  # imports them, away from the event loop
-            if len(self._scorers) >= KNOWN_BATCHES:
-                self._scorers.clear()
-            self._scorers[batch_id] = specs
-            return specs
-        return self._scorers[batch_id]
-
-    def _settlement(self, assignment: Assignment, kind: Kind, **what: Any) -> Settlement:
-        return Settlement(
-            execution_id=assignment.execution_id,
-            epoch=assignment.epoch,
-            owner=self.id,
-            kind=kind,
-            **what,
-        )
 
     async def _settle(self, group: list[Settlement]) -> list[BaseException | None]:
         most = self._settings.infrastructure_retries + 1
@@ -389,12 +314,3 @@ class VariantRunner:
         """The lease was taken away: everything here belongs to others, so the process ends."""
         log.error("runner %s lost its lease and ends", self.id, extra={"action": "lease_lost"})
         os._exit(1)
-
-
-def _fault(error: errors.WTBError) -> Fault:
-    return Fault(
-        code=error.code,
-        type=type(error.__cause__ or error).__name__,
-        message=error.message,
-        traceback="".join(traceback.format_exception(error)),
-    )

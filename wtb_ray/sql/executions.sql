@@ -96,6 +96,9 @@ SELECT id, epoch FROM executions WHERE owner = %(owner)s ORDER BY id
 -- name: standing
 SELECT id, status, epoch FROM executions WHERE id = ANY(%(ids)s::text[])
 
+-- name: wishes
+SELECT id, epoch, wanted FROM executions WHERE owner = %(owner)s AND wanted <> 'run'
+
 -- name: lock_unended
 SELECT id, project, batch_id, status, epoch, owner, wanted, reason, attempt, suspect,
        xmin::text AS written_by, pg_current_xact_id()::text AS xid

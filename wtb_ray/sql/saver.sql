@@ -13,7 +13,8 @@ FROM claim
 WHERE e.id = claim.id AND e.epoch = claim.epoch AND e.thread_id = claim.thread_id
   -- an array, so that all rows are locked in order before the first is updated
   AND e.id = ANY (ARRAY(SELECT id FROM locked))
-RETURNING e.id, e.epoch, e.thread_id, e.wanted
+RETURNING e.id, e.epoch, e.thread_id,
+    e.wanted || coalesce(E'\x1f' || nullif(array_to_string(e.breakpoints, E'\x1f'), ''), '')
 
 -- name: xid
 SELECT pg_current_xact_id()::text AS xid

@@ -195,6 +195,11 @@ class Executions:
         rows = await self._db.rows(SQL["standing"], {"ids": list(ids)})
         return {row["id"]: (ExecutionStatus(row["status"]), row["epoch"]) for row in rows}
 
+    async def wishes(self, owner: str) -> builtins.list[tuple[str, int, str]]:
+        """Id, epoch and wish of what this owner holds and is not simply to run."""
+        rows = await self._db.rows(SQL["wishes"], {"owner": owner})
+        return [(row["id"], row["epoch"], row["wanted"]) for row in rows]
+
     async def settle(
         self,
         items: Sequence[Settlement],

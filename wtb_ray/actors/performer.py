@@ -1,0 +1,260 @@
+"""Performs claims: each execution from its head to its next rest, whatever happens on the way.
+
+What comes out is how the claim is to be settled, or nothing when the execution is another owner's by
+now. A node's error is the execution's; everything else that goes wrong gives the execution back. A
+stop waits for the running nodes for a while; what does not end by then is left behind.
+"""
+
+import asyncio
+import dataclasses
+import logging
+import traceback
+from collections.abc import Callable
+from typing import Any, Final
+
+from wtb_ray import errors, graphs, plan, scoring
+from wtb_ray.actors.tracking import Tracking
+from wtb_ray.attachments import Attachment
+from wtb_ray.model import Assignment, Case, Fault, Score, ScorerSpec
+from wtb_ray.running import STEPPED
+from wtb_ray.saver import Saver
+from wtb_ray.states import PauseReason, Wanted
+from wtb_ray.store import Store
+from wtb_ray.store.settlements import DRAINED, Kind, Settlement
+
+log = logging.getLogger(__name__)
+
+KNOWN_BATCHES: Final = 64
+"""Batches whose scorers are kept at hand."""
+FILES: Final = (errors.FilesRefused, errors.RestoreRefused, errors.StorageFull)
+"""Why the files of an execution cannot be kept or brought back."""
+FILE_CODES: Final = frozenset(error.code for error in (*FILES, errors.QuotaExceeded))
+
+Claim = tuple[str, int]
+
+
+@dataclasses.dataclass(eq=False)
+class _Work:
+    """A claim that is being performed."""
+
+    control: graphs.Control
+    attachment: Attachment
+    task: "asyncio.Task[Settlement | None] | None" = None
+    ending: asyncio.TimerHandle | None = None
+    """Set when it was told to stop: it is left behind when this timer ends."""
+
+
+class Performer:
+    """Performs the claims of one runner process."""
+
+    def __init__(
+        self,
+        runner: str,
+        compiled: graphs.Graphs,
+        saver: Saver,
+        store: Store,
+        tracking: Tracking,
+        *,
+        grace_s: float,
+        on_abandoned: Callable[[], None],
+    ) -> None:
+        self._runner = runner
+        self._graphs = compiled
+        self._saver = saver
+        self._store = store
+        self._tracking = tracking
+        self._grace_s = grace_s
+        self._on_abandoned = on_abandoned
+        self._scorers: dict[str, tuple[ScorerSpec, ...]] = {}
+        self._works: dict[Claim, _Work] = {}
+        self._draining = False
+
+    def drain(self) -> None:
+        """Every claim comes to rest at its next boundary, those that still come included."""
+        self._draining = True
+        for work in self._works.values():
+            work.control.request_drain(DRAINED)
+
+    def wish(self, execution_id: str, epoch: int, wanted: str) -> None:
+        """What others want of a claim; a stop is carried out also if its nodes never end."""
+        work = self._works.get((execution_id, epoch))
+        if work is None or wanted in (Wanted.RUN, Wanted.STEP):
+            return
+        work.attachment.wanted = wanted
+        work.control.request_drain(wanted)
+        if wanted == Wanted.STOP and work.ending is None and work.task is not None:
+            loop = asyncio.get_running_loop()
+            work.ending = loop.call_later(self._grace_s, work.task.cancel)
+
+    async def perform(self, one: Assignment) -> Settlement | None:
+        """How the claim is to be settled; None when it is another owner's by now."""
+        claim = (one.execution_id, one.epoch)
+        work = self._works[claim] = _Work(graphs.Control(), self._attachment(one))
+        if self._draining:
+            work.control.request_drain(DRAINED)
+        work.task = asyncio.create_task(self._outcome(one, work))
+        try:
+            return await work.task
+        except asyncio.CancelledError:
+            if work.ending is None:
+                raise
+            log.warning("%s did not end and is left behind", one.execution_id)
+            return self._settlement(one, "cancel")
+        finally:
+            if work.ending is not None:
+                work.ending.cancel()
+            del self._works[claim]
+            if work.attachment.calls.running:
+                self._tracking.abandon(one)
+                self._on_abandoned()
+
+    async def leave(self, one: Assignment, settlement: Settlement | None) -> None:
+        """Lets go of what the claim had for itself, after its end is settled."""
+        try:
+            await self._tracking.leave(one, settlement)
+        except Exception:  # what is left lying is swept later
+            log.exception("workspace of %s not left", one.execution_id, extra={"action": "files"})
+
+    def _attachment(self, one: Assignment) -> Attachment:
+        return Attachment(
+            execution_id=one.execution_id,
+            epoch=one.epoch,
+            thread_id=one.thread_id,
+            head=one.head,
+            head_step=one.head_step,
+            project=one.project,
+            batch_id=one.batch_id,
+            actor=self._runner,
+        )
+
+    async def _outcome(self, one: Assignment, work: _Work) -> Settlement | None:
+        self._saver.attach(work.attachment)
+        try:
+            await self._tracking.enter(one, work.attachment)
+            with self._tracking.inside(one):
+                return await self._run(one, work)
+        except errors.Fenced:
+            return None
+        except FILES as e:
+            return self._unkept(one, fault_of(e))
+        except Exception as e:  # what is no node's fault is tried again elsewhere
+            log.exception("execution %s interrupted", one.execution_id, extra={"action": "run"})
+            return self._settlement(
+                one,
+                "requeue",
+                reason=f"infrastructure: {type(e).__name__}: {e}",
+                delay_s=plan.retry_delay(one.attempt),
+            )
+        finally:
+            self._saver.detach(one.thread_id)
+
+    async def _run(self, one: Assignment, work: _Work) -> Settlement:
+        try:
+            compiled = self._graphs.compiled(one.binding)
+        except errors.InvalidRequest as e:  # what was importable at registration is not any more
+            return self._settlement(one, "fail", fault=fault_of(e))
+        outcome = await graphs.run(
+            compiled,
+            work.attachment,
+            one,
+            work.control,
+            answers=one.answers,
+            ran=one.ran,
+            passed=one.passed,
+            one_step=one.wanted == Wanted.STEP,
+        )
+        match outcome.kind:
+            case "completed":
+                return await self._completed(one, outcome)
+            case "interrupted":
+                return await self._interrupted(one, outcome)
+            case "breakpoint":
+                return self._settlement(one, "pause", reason=str(PauseReason.BREAKPOINT))
+            case "failed":
+                if outcome.fault is not None and outcome.fault.code in FILE_CODES:
+                    return self._unkept(one, outcome.fault)
+                return self._settlement(one, "fail", fault=outcome.fault)
+            case "fenced":
+                raise errors.Fenced
+            case "drained":
+                return self._drained(one, work)
+
+    async def _completed(self, one: Assignment, outcome: graphs.Outcome) -> Settlement:
+        try:
+            scores = await self._score(one, outcome.values or {})
+        except (errors.ScorerFailed, errors.InvalidRequest) as e:
+            return self._settlement(one, "fail", fault=fault_of(e))
+        return self._settlement(one, "complete", scores=scores)
+
+    async def _interrupted(self, one: Assignment, outcome: graphs.Outcome) -> Settlement:
+        if one.batch_id is not None:
+            fault = Fault(
+                code=errors.InterruptInBatch.code,
+                type="InterruptInBatch",
+                message="a node asked for an answer, and the batch has none",
+            )
+            return self._settlement(one, "fail", fault=fault)
+        return self._settlement(
+            one,
+            "pause",
+            reason=str(PauseReason.INTERRUPT),
+            interrupts=outcome.interrupts,
+            restore_point=True,
+            manifest=await self._tracking.rest(one),
+        )
+
+    def _drained(self, one: Assignment, work: _Work) -> Settlement:
+        if work.attachment.wanted == Wanted.STOP:
+            return self._settlement(one, "cancel")
+        if work.attachment.wanted == Wanted.PAUSE or work.control.reason == STEPPED:
+            return self._settlement(one, "pause", reason=str(PauseReason.REQUESTED))
+        return self._settlement(one, "requeue", reason=DRAINED)
+
+    def _unkept(self, one: Assignment, fault: Fault) -> Settlement:
+        """What becomes of an execution whose files cannot be kept, by the project's choice."""
+        if self._tracking.pauses(one):
+            return self._settlement(one, "pause", reason=f"files: {fault.message}")
+        return self._settlement(one, "fail", fault=fault)
+
+    async def _score(
+        self, one: Assignment, state: dict[str, object]
+    ) -> list[tuple[ScorerSpec, Score]]:
+        if one.batch_id is None:
+            return []
+        outcome = scoring.CellOutcome(
+            case=Case(
+                id=one.case_id or "",
+                input=one.input,
+                expected=one.expected,
+                metadata=one.metadata,
+            ),
+            state=state,
+        )
+        specs = await self._scorers_of(one.batch_id)
+        if any(":" in spec.name for spec in specs):
+            await self._store.executions.scoring(one.execution_id, one.epoch, self._runner)
+        return [(spec, s) for spec in specs for s in await scoring.score(spec, outcome)]
+
+    async def _scorers_of(self, batch_id: str) -> tuple[ScorerSpec, ...]:
+        if batch_id not in self._scorers:
+            specs = (await self._store.batches.get(batch_id)).scorers
+            await asyncio.to_thread(scoring.validate, specs)  # imports them
+            if len(self._scorers) >= KNOWN_BATCHES:
+                self._scorers.clear()
+            self._scorers[batch_id] = specs
+        return self._scorers[batch_id]
+
+    def _settlement(self, one: Assignment, kind: Kind, **what: Any) -> Settlement:
+        return Settlement(
+            execution_id=one.execution_id, epoch=one.epoch, owner=self._runner, kind=kind, **what
+        )
+
+
+def fault_of(error: errors.WTBError) -> Fault:
+    """The fault of what the bench itself refused."""
+    return Fault(
+        code=error.code,
+        type=type(error.__cause__ or error).__name__,
+        message=error.message,
+        traceback="".join(traceback.format_exception(error)),
+    )

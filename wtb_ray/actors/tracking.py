@@ -1,0 +1,152 @@
+"""The files of one runner's executions: a workspace for each claim, kept with every restore point.
+
+A claim gets its workspace before its graph is entered, with the files of the restore point that it
+goes on from, and leaves it when its end is settled. What a restore displaced is recorded, so that
+it can be got back. Without tracking the directory is made when a node first asks for it.
+"""
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Final
+
+from langgraph.checkpoint.base import CheckpointMetadata
+
+from wtb_ray import events
+from wtb_ray.attachments import Attachment
+from wtb_ray.context import Context, entered
+from wtb_ray.model import Assignment, ProjectSpec
+from wtb_ray.states import EXECUTION
+from wtb_ray.store import Store
+from wtb_ray.store.settlements import COMMANDS, Settlement
+from wtb_ray.workspaces import OpenWorkspace, Workspaces, as_current_directory
+
+FIRST_STEP: Final = 0
+"""The checkpoint that holds the input; those before it have no files."""
+
+
+class Tracking:
+    """Workspaces of the executions that a runner holds."""
+
+    def __init__(
+        self,
+        workspaces: Workspaces,
+        store: Store,
+        spec: ProjectSpec,
+        runner: str,
+        bundle: Path | None,
+    ) -> None:
+        self._workspaces = workspaces
+        self._store = store
+        self._spec = spec
+        self._config = spec.file_tracking if spec.tracking else None
+        isolation = spec.workspace_isolation
+        self._alone = isolation is not None and isolation.isolation == "process"
+        self._runner = runner
+        self._bundle = bundle
+        self._open: dict[tuple[str, int], OpenWorkspace] = {}
+
+    async def enter(self, one: Assignment, attachment: Attachment) -> None:
+        """Gives a claim its workspace, with the files that it goes on from.
+
+        Raises:
+            FilesRefused: The inputs, or what stands in the directory, cannot be used.
+            RestoreRefused: The files cannot be brought back; nothing was touched.
+            StorageFull: There is no room for them.
+        """
+        opened = await self._workspaces.open(
+            one.execution_id,
+            one.epoch,
+            tracking=self._config,
+            isolation=self._spec.workspace_isolation,
+            manifest=one.manifest,
+            bundle=self._bundle,
+        )
+        self._open[one.execution_id, one.epoch] = opened
+        attachment.workspace = opened.workspace
+        attachment.forbidden_prefix = str(self._workspaces.root)
+        if self._config is not None:
+            attachment.snapshot = _keeper(opened)
+        await self._tell_of_opening(one, opened)
+
+    async def _tell_of_opening(self, one: Assignment, opened: OpenWorkspace) -> None:
+        restored = opened.restored
+        if restored is not None and restored.displaced is not None:
+            await self._store.files.record_restore(
+                one.execution_id, one.epoch, restored, "restart", actor=self._runner
+            )
+        if opened.healed:
+            await self._tell_of_healing(one, opened.healed)
+
+    async def _tell_of_healing(self, one: Assignment, paths: list[str]) -> None:
+        await self._tell(one, events.InputsHealed(host=socket.gethostname(), paths=paths))
+
+    async def rest(self, one: Assignment) -> str | None:
+        """Keeps the files of an execution that comes to rest within a super-step."""
+        if self._config is None:
+            return None
+        return await self._open[one.execution_id, one.epoch].commit()
+
+    @contextmanager
+    def inside(self, one: Assignment) -> Iterator[None]:
+        """For code of the project: makes the workspace its own, as the isolation asks for."""
+        opened = self._open[one.execution_id, one.epoch]
+        context = Context(one.execution_id, {}, "", workspace=opened.workspace)
+        here = as_current_directory(opened.workspace) if self._alone else nullcontext()
+        with entered(context), here:
+            yield
+
+    def pauses(self, one: Assignment) -> bool:
+        """Whether an execution whose files cannot be kept waits for somebody to look at it."""
+        return (
+            self._config is not None
+            and self._config.on_error == "pause"
+            and one.batch_id is None  # a batch waits for nobody
+        )
+
+    def abandon(self, one: Assignment) -> None:
+        """Leaves a claim's workspace to a thread that may still write there: nobody else gets it."""
+        opened = self._open.pop((one.execution_id, one.epoch), None)
+        if opened is not None:
+            opened.abandon()
+
+    async def leave(self, one: Assignment, settlement: Settlement | None) -> None:
+        """Lets go of a claim's workspace, after its end is settled."""
+        opened = self._open.pop((one.execution_id, one.epoch), None)
+        if opened is None:
+            return
+        known = len(opened.healed)
+        keep = settlement is None or opened.keeps(EXECUTION[COMMANDS[settlement.kind]][1])
+        await asyncio.shield(opened.close(keep=keep))
+        if len(opened.healed) > known:
+            await self._tell_of_healing(one, opened.healed[known:])
+        if settlement is None:
+            return
+        if self._config is not None and self._config.max_snapshots is not None:
+            await self._store.executions.forget_files(one.execution_id, self._config.max_snapshots)
+        if settlement.kind == "fail" and keep and opened.made:
+            host, path = socket.gethostname(), str(opened.root)
+            await self._tell(one, events.WorkspaceKept(host=host, path=path, reason="failed"))
+
+    async def _tell(self, one: Assignment, event: events.Event) -> None:
+        async with self._store.db.transaction() as conn:
+            await self._store.events.append(
+                conn,
+                self._runner,
+                event,
+                project=one.project,
+                execution_id=one.execution_id,
+                batch_id=one.batch_id,
+            )
+
+
+def _keeper(opened: OpenWorkspace) -> Callable[[CheckpointMetadata], Awaitable[str | None]]:
+    async def keep(metadata: CheckpointMetadata) -> str | None:
+        if metadata["step"] < FIRST_STEP:
+            return None
+        ran = metadata["step"] > FIRST_STEP and metadata["source"] == "loop"
+        return await opened.commit(ran=ran)
+
+    return keep
