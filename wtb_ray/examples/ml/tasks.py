@@ -4,7 +4,7 @@ from typing import Any
 
 from wtb_ray.model import Case
 
-SEEDS = 6
+SEEDS = 4
 CONDITIONS: dict[str, tuple[dict[str, Any], float]] = {
     "plain": ({"noise": 0.0}, 0.93),
     "noisy": ({"noise": 0.25}, 0.85),
