@@ -219,6 +219,11 @@ def remembered(objects: ObjectStore, digest: str) -> bool:
     return _memory(objects).get(digest) is not None
 
 
+def forget(objects: ObjectStore) -> None:
+    """Read every directory object anew, to see whether all of them are still there."""
+    _memories.pop(objects, None)
+
+
 class _Memory:
     """The directory objects read last, as many as have `LIMIT` entries together."""
 
