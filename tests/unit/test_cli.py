@@ -34,13 +34,16 @@ COMMANDS = [
     "batch results",
     "batch stop",
     "leaderboard",
+    "exec files",
+    "exec diff",
+    "exec trash",
     "events",
-    "db upgrade",
-    "doctor",
-]
     "audit verify",
     "audit show",
     "audit export",
+    "db upgrade",
+    "doctor",
+]
 
 
 def shown(view: RenderableType, width: int = 120) -> list[str]:
@@ -93,9 +96,6 @@ def test_without_a_command_it_helps() -> None:
         (["project", "register", "a:b", "--variant", "x=y"], "node=name=package.module:function"),
         (["project", "register", "a:b", "--param", "x=y=k=v"], "not JSON"),
         (["events", "--type", "odd"], "there is no event 'odd'; there are batch.cancelled"),
-        (["demo", "odd"], "odd"),
-        (["db", "upgrade"], "WTB_DATABASE_URL"),
-        (["up", "--http-port", "70000"], "--http-port"),
         (["audit", "show", "--type", "odd"], "there is no event 'odd'"),
         (["audit", "show", "--since", "yesterday"], "'yesterday' is no time"),
         (["audit", "verify", "--from", "0"], "--from"),
@@ -104,6 +104,9 @@ def test_without_a_command_it_helps() -> None:
         (["project", "register", "a:b", "--workspace", '{"odd": 1}'], "odd"),
         (["exec", "files"], "ID"),
         (["exec", "trash", "e1", "a.txt"], "--restore"),
+        (["demo", "odd"], "odd"),
+        (["db", "upgrade"], "WTB_DATABASE_URL"),
+        (["up", "--http-port", "70000"], "--http-port"),
     ],
 )
 def test_wrong_use_is_exit_code_2_and_says_what_is_wrong(words: list[str], reason: str) -> None:

@@ -7,7 +7,7 @@ stdout, everything else to stderr; exit codes are part of the interface.
 import typer
 
 import wtb_ray
-from wtb_ray.cli import audit, batch, demo, doctor, events, project, run, stack
+from wtb_ray.cli import audit, batch, demo, doctor, events, executions, project, run, stack
 from wtb_ray.cli.terminal import Commands
 
 EXIT_CODES = """\b
@@ -58,9 +58,10 @@ app.add_typer(project.app, name="project")
 app.add_typer(run.app)
 app.add_typer(batch.app, name="batch")
 app.add_typer(batch.boards)
+app.add_typer(executions.app, name="exec")
 app.add_typer(events.app)
-app.add_typer(stack.db, name="db")
 app.add_typer(audit.app, name="audit")
+app.add_typer(stack.db, name="db")
 app.add_typer(doctor.app)
 
 

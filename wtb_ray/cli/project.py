@@ -2,16 +2,19 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
+from pydantic import BaseModel, ValidationError
 
 from wtb_ray import api
 from wtb_ray.cli import options, render
 from wtb_ray.cli.terminal import answer, say
-from wtb_ray.sdk import WorkflowProject, calls
+from wtb_ray.sdk import FileTrackingConfig, WorkflowProject, WorkspaceIsolationConfig, calls
 
 app = typer.Typer(no_args_is_help=True, help="Register workflows and look at them.")
+
+Config = TypeVar("Config", bound=BaseModel)
 
 Project = Annotated[str, typer.Argument(metavar="PROJECT", help="Name of a registered project.")]
 Version = Annotated[
@@ -60,6 +63,20 @@ Workflow = Annotated[
         help="name=package.module:factory, another graph; repeatable.",
     ),
 ]
+FileTracking = Annotated[
+    str | None,
+    typer.Option(
+        "--file-tracking",
+        metavar="JSON",
+        help="Keep files with every checkpoint: {} or fields of FileTrackingConfig, or @file.",
+    ),
+]
+Workspace = Annotated[
+    str | None,
+    typer.Option(
+        "--workspace", metavar="JSON", help="Fields of WorkspaceIsolationConfig, or @file."
+    ),
+]
 
 
 @app.command()
@@ -73,6 +90,8 @@ def register(
     description: Annotated[
         str, typer.Option("--description", metavar="TEXT", help="For people.")
     ] = "",
+    file_tracking: FileTracking = None,
+    workspace: Workspace = None,
     as_json: options.AsJson = False,
     url: options.Url = None,
 ) -> None:
@@ -85,11 +104,17 @@ def register(
       wtb project register agents.support:build --name support
       wtb project register rag.graph:build --variant retrieve=bm25=rag.nodes:bm25
       wtb project register rag.graph:build --param answer=long=max_words=200
+      wtb project register ml.graph:build --file-tracking '{"ignore_patterns": ["*.tmp"]}'
     """
     _importable_from(root or Path.cwd())
     module = entry.partition(":")[0]
     project = WorkflowProject(
-        name or module.rpartition(".")[2], entry, root=root, description=description
+        name or module.rpartition(".")[2],
+        entry,
+        root=root,
+        description=description,
+        file_tracking=_config(FileTrackingConfig, file_tracking, "--file-tracking"),
+        workspace_isolation=_config(WorkspaceIsolationConfig, workspace, "--workspace"),
     )
     for (node, variant_name), (implementation, params) in _variants(variant, param).items():
         project.register_variant(node, variant_name, implementation, params)
@@ -100,6 +125,18 @@ def register(
         version = bench.register_project(project)
     say(f"registered {version.project} as version {version.version[: render.SHORT]}")
     answer(version, as_json, render.project(version))
+
+
+def _config(kind: type[Config], text: str | None, option: str) -> Config | None:
+    """A configuration of the fields that are given; None where the option is not."""
+    if text is None:
+        return None
+    try:
+        return kind(**options.json_object(text, option))
+    except ValidationError as e:
+        first = e.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise typer.BadParameter(f"{where}: {first['msg']}", param_hint=option) from e
 
 
 def _importable_from(folder: Path) -> None:

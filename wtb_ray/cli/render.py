@@ -165,6 +165,7 @@ def project(item: ProjectVersion) -> RenderableType:
             ("entry", item.spec.entry),
             ("about", item.spec.description),
             ("code", item.spec.bundle or "importable where the bench runs"),
+            ("files", _files(item)),
             ("state", ", ".join(item.graph.channels)),
             ("edges", edges),
             ("graphs", bound(item.spec.workflow_variants) if item.spec.workflow_variants else None),
@@ -176,6 +177,16 @@ def project(item: ProjectVersion) -> RenderableType:
         for node in item.graph.nodes
     ]
     return Group(about, Text(), nodes(views))
+
+
+def _files(item: ProjectVersion) -> str | None:
+    """Which files belong to checkpoints; nothing for a project that keeps none."""
+    config = item.spec.file_tracking
+    if config is None or not config.enabled:
+        return None
+    return (
+        f"{', '.join(config.tracked_paths) or 'all of the workspace'}, kept on {config.commit_on}"
+    )
 
 
 def nodes(items: Sequence[api.NodeView]) -> RenderableType:

@@ -222,6 +222,11 @@ def download_files(
     return made
 
 
+def download_file(id: str, path: str, checkpoint: str | None, place: Path) -> Flow[None]:
+    """One file, to a place of its own."""
+    yield Fetch(calls.file(id, path, checkpoint), Download(place))
+
+
 def changes(
     id: str,
     from_checkpoint: str | None,
