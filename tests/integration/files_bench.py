@@ -12,10 +12,11 @@ from wtb_ray.objects import ObjectStore
 
 @dataclass(frozen=True)
 class Restored:
-    manifest: str | None = "new"
+    manifest: str = "new"
     restored: int = 2
     removed: int = 1
     displaced: str | None = "old"
+    recovered: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from tests.integration.files_bench import Link, Restored, stepped, tree
 from tests.integration.http_bench import GRAPH, SPEC, HttpBench, serving
 from tests.integration.store_bench import StoreBench
 from wtb_ray import manifests
-from wtb_ray.manifests import Entry
+from wtb_ray.manifests import EMPTY, Entry
 from wtb_ray.model import Execution, FileTrackingConfig, ProjectSpec, digest
 from wtb_ray.serve import http_files
 
@@ -292,16 +292,15 @@ async def test_pages_of_changes_follow_each_other(http: HttpBench, made: Executi
 
 
 async def restored(
-    http: HttpBench, rows: StoreBench, made: Execution, before: str, after: str | None
+    http: HttpBench, rows: StoreBench, made: Execution, before: str, after: str = EMPTY
 ) -> int:
     """A restore that displaced things, recorded as its runner would, and then rest again."""
     await rows.put(made.id, "RUNNING")
-    id = await http.store.files.record_restore(
+    ids = await http.store.files.record_restore(
         made.id, 0, Restored(manifest=after, displaced=before), "restart", actor="r1"
     )
     await rows.put(made.id, "PAUSED")
-    assert id is not None
-    return id
+    return ids[0]
 
 
 async def test_what_restores_displaced_is_listed(
@@ -309,7 +308,7 @@ async def test_what_restores_displaced_is_listed(
 ) -> None:
     before, after = [await tree(http.context.objects, files) for files in (BEFORE, AFTER)]
     first = await restored(http, rows, made, before, after)
-    second = await restored(http, rows, made, before, None)
+    second = await restored(http, rows, made, before)
     page = await http.get(f"/executions/{made.id}/trash")
     assert [(item["restore_id"], item["entry"]["path"]) for item in page["items"]] == [
         *((second, path) for path in (
@@ -367,7 +366,7 @@ async def test_what_was_made_since_stays_beside_what_comes_back(
     }
     since: dict[str, bytes | Link | None] = {"d/new": b"n", "x": b"newer"}
     made = await stepped(rows, [None, await tree(objects, since)])
-    id = await restored(http, rows, made, await tree(objects, old), None)
+    id = await restored(http, rows, made, await tree(objects, old))
     await http.post(f"/executions/{made.id}/trash/restore", {"restore_id": id}, 200)
     kept = await http.store.files.manifest_at(made.id)
     assert kept == await tree(objects, {**since, **old})
@@ -375,7 +374,7 @@ async def test_what_was_made_since_stays_beside_what_comes_back(
 
 async def test_a_key_restores_once(http: HttpBench, rows: StoreBench, made: Execution) -> None:
     before = await tree(http.context.objects, BEFORE)
-    id = await restored(http, rows, made, before, None)
+    id = await restored(http, rows, made, before)
     url = f"/api/v1/executions/{made.id}/trash/restore"
     key = {"Idempotency-Key": "k1"}
     first = await http.client.post(url, json={"restore_id": id}, headers=key)
@@ -393,7 +392,7 @@ async def test_what_cannot_come_back_changes_nothing(
     objects = http.context.objects
     lost = b"nobody has this any more"
     before = await tree(objects, {"notes.txt": b"old", "lost": lost, "output": b"a file"})
-    id = await restored(http, rows, made, before, None)
+    id = await restored(http, rows, made, before)
     sha = digest(lost)
     (http.context.settings.data_dir / "objects/blobs" / sha[:2] / sha[2:]).unlink()
     now = await http.store.files.manifest_at(made.id)

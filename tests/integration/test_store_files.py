@@ -111,8 +111,8 @@ async def test_a_restore_is_recorded_with_its_event(bench: StoreBench) -> None:
         one.execution_id, one.epoch, Restored(displaced="older"), "restart", actor="r1"
     )
     newest, oldest = await bench.store.files.restores(one.execution_id)
-    assert (oldest.id, oldest.before, oldest.after) == (first, "old", "new")
-    assert (newest.id, newest.before, newest.epoch) == (second, "older", one.epoch)
+    assert ([oldest.id], oldest.before, oldest.after) == (first, "old", "new")
+    assert ([newest.id], newest.before, newest.epoch) == (second, "older", one.epoch)
     told = await bench.events(execution_id=one.execution_id, types=["files.restored"])
     assert told[0].payload == {
         "manifest": "new",
@@ -127,9 +127,23 @@ async def test_a_restore_that_displaced_nothing_leaves_no_trash(bench: StoreBenc
     one = await held(bench)
     restored = Restored(displaced=None)
     files = bench.store.files
-    assert await files.record_restore(one.execution_id, 1, restored, "restart", actor="r") is None
+    assert await files.record_restore(one.execution_id, 1, restored, "restart", actor="r") == []
     assert await files.restores(one.execution_id) == []
     assert "files.restored" in await bench.types(execution_id=one.execution_id)
+
+
+async def test_what_a_restore_found_of_cut_off_ones_is_kept_too(bench: StoreBench) -> None:
+    one = await held(bench)
+    restored = Restored(recovered=("first", "second"))
+    record = bench.store.files.record_restore
+    ids = await record(one.execution_id, one.epoch, restored, "restart", actor="r1")
+    found = await bench.store.files.restores(one.execution_id)
+    assert [(restore.id, restore.before) for restore in found] == [
+        (ids[2], "old"),
+        (ids[1], "second"),
+        (ids[0], "first"),
+    ]
+    assert len(await bench.events(types=["files.restored"])) == 1
 
 
 async def test_a_former_owner_records_no_restore(bench: StoreBench) -> None:

@@ -26,13 +26,15 @@ class Restored(Protocol):
     """What a restore has done to a workspace."""
 
     @property
-    def manifest(self) -> str | None: ...
+    def manifest(self) -> str: ...
     @property
     def restored(self) -> int: ...
     @property
     def removed(self) -> int: ...
     @property
     def displaced(self) -> str | None: ...
+    @property
+    def recovered(self) -> Sequence[str]: ...
 
 
 class Restore(Frozen):
@@ -100,14 +102,14 @@ class Files:
 
     async def record_restore(
         self, execution_id: str, epoch: int, restored: Restored, reason: str, *, actor: str
-    ) -> int | None:
-        """Says that an owner brought its files back; gives the restore's id if it displaced any.
+    ) -> list[int]:
+        """Says that an owner brought its files back; gives an id for each tree that it displaced.
 
         Raises:
             Fenced: The execution has been taken over since.
         """
 
-        async def work(conn: Connection) -> int | None:
+        async def work(conn: Connection) -> list[int]:
             row = await _locked(conn, execution_id)
             if row["epoch"] != epoch or row["status"] != ExecutionStatus.RUNNING:
                 raise errors.Fenced(
@@ -117,16 +119,16 @@ class Files:
                     state=row["status"],
                     epoch=row["epoch"],
                 )
-            id = await _insert_restore(conn, row, restored, reason)
+            ids = await _insert_restores(conn, row, restored, reason)
             event = events.FilesRestored(
-                manifest=restored.manifest or "",
+                manifest=restored.manifest,
                 restored=restored.restored,
                 removed=restored.removed,
                 displaced=restored.displaced,
                 reason=reason,
             )
             await append_many(conn, [_entry(actor, event, row)])
-            return id
+            return ids
 
         return await transact(self._db, work)
 
@@ -178,20 +180,23 @@ class Files:
         return await transact(self._db, work)
 
 
-async def _insert_restore(
+async def _insert_restores(
     conn: Connection, row: DictRow, restored: Restored, reason: str
-) -> int | None:
-    if restored.displaced is None:
-        return None
-    params = {
-        "execution_id": row["id"],
-        "epoch": row["epoch"],
-        "before": restored.displaced,
-        "after": restored.manifest,
-        "reason": reason,
-    }
-    made = await (await conn.execute(SQL["insert_restore"], params)).fetchone()
-    return None if made is None else int(made["id"])
+) -> list[int]:
+    """The newest displaced tree gets the highest id; those of cut-off restores are older."""
+    newest = [] if restored.displaced is None else [restored.displaced]
+    ids = []
+    for before in (*restored.recovered, *newest):
+        params = {
+            "execution_id": row["id"],
+            "epoch": row["epoch"],
+            "before": before,
+            "after": restored.manifest,
+            "reason": reason,
+        }
+        rows = await (await conn.execute(SQL["insert_restore"], params)).fetchall()
+        ids += [int(made["id"]) for made in rows]
+    return ids
 
 
 def _check_rests(row: DictRow) -> None:
