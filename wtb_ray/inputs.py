@@ -45,6 +45,7 @@ class Original(NamedTuple):
     digest: str
     size: int
     mode: int
+    mtime_ns: int
 
 
 class Inputs:
@@ -121,9 +122,12 @@ class Inputs:
         kept = self.files / rel
         if strategy == "symlink":
             return here.is_symlink() and os.readlink(here.path) == str(kept)
-        found, own = here.stat(follow_symlinks=False), os.stat(kept)
-        mark = [(s.st_mode, s.st_size, s.st_mtime_ns) for s in (found, own)]
-        return mark[0] == mark[1]
+        found, original = here.stat(follow_symlinks=False), self._originals[rel]
+        return (found.st_mode, found.st_size, found.st_mtime_ns) == (
+            stat.S_IFREG | original.mode,
+            original.size,
+            original.mtime_ns,
+        )
 
     def _intact(self, rel: str, counted: bool) -> bool:
         """Whether a kept file is right. If not, it is by then."""
@@ -154,13 +158,14 @@ class Inputs:
             with source.open("rb") as r, path.open("r+b") as w:
                 shutil.copyfileobj(r, w)
                 w.truncate()
-            path.chmod(original.mode)
+            _settle(path, original)
             return
         if mark is not None and stat.S_ISDIR(mark[0]):
             removal.remove(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         staged = path.with_name(f".{secrets.token_hex(6)}")
-        _keep(source, staged, original.mode)
+        clone(source, staged)
+        _settle(staged, original)
         staged.replace(path)
 
 
@@ -208,12 +213,14 @@ def _copy_all(bundle: Path, folders: Sequence[str], files: Sequence[str], staged
     (staged / "files").mkdir(parents=True)
     for rel in folders:
         (staged / "files" / rel).mkdir()
-    originals: dict[str, tuple[str, int, int]] = {}
+    originals: dict[str, tuple[str, int, int, int]] = {}
     for rel in files:
         source, target = bundle / rel, staged / "files" / rel
         mode = 0o555 if source.stat().st_mode & stat.S_IXUSR else 0o444
-        _keep(source, target, mode)
-        originals[rel] = (_hash(target), target.stat().st_size, mode)
+        clone(source, target)
+        target.chmod(mode)
+        found = target.stat()
+        originals[rel] = (_hash(target), found.st_size, mode, found.st_mtime_ns)
     index = {"folders": folders, "files": originals}
     (staged / "index").write_bytes(orjson.dumps(index))
 
@@ -291,9 +298,10 @@ def _below(directory: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
                 yield prefix + entry.name, entry
 
 
-def _keep(source: Path, target: Path, mode: int) -> None:
-    clone(source, target)
-    target.chmod(mode)
+def _settle(path: Path, original: Original) -> None:
+    """Gives a file that was made good its mode and time: copies are told from changed ones by these."""
+    os.utime(path, ns=(original.mtime_ns, original.mtime_ns))
+    path.chmod(original.mode)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -80,7 +80,7 @@ class Workspaces:
 
         Raises:
             Fenced: A later claim is here already.
-            InvalidRequest: An input cannot be had.
+            FilesRefused: An input cannot be had; by path and reason.
             RestoreRefused: The tree cannot be restored.
             StorageFull: There is no room.
             Unavailable: The object store does not answer.
@@ -324,8 +324,11 @@ class OpenWorkspace:
 
 
 def _kept(root: Path, bundle: Path | None, names: tuple[str, ...]) -> Inputs:
-    with homes.writing(root):
-        return inputs_.keep(root, bundle, names)
+    try:
+        with homes.writing(root):
+            return inputs_.keep(root, bundle, names)
+    except errors.InvalidRequest as e:  # registration did not look, or the bundle is another one
+        raise errors.FilesRefused(e.message, **e.details) from e
 
 
 def _healed(inputs: Inputs, strategy: Strategy) -> list[str]:

@@ -207,10 +207,15 @@ def test_a_process_alone_works_in_its_workspace(
 ) -> None:
     monkeypatch.setenv("WTB_WORKSPACE", "before")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ZeroDivisionError), as_current_directory(workspace):
-        Path("plain.txt").write_text("no bench in sight")
-        assert wtb_ray.workspace().path == root
-        1 / 0  # noqa: B018
+
+    def node() -> None:
+        with as_current_directory(workspace):
+            Path("plain.txt").write_text("no bench in sight")
+            assert wtb_ray.workspace().path == root
+            raise ValueError("a node fails")
+
+    with pytest.raises(ValueError, match="a node fails"):
+        node()
     assert (root / "plain.txt").exists()
     assert Path.cwd() == tmp_path
     assert os.environ["WTB_WORKSPACE"] == "before"
