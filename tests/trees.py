@@ -1,6 +1,7 @@
 """File trees for tests: random ones, made on disk and looked at without the code under test."""
 
 import os
+import random
 import shutil
 import stat
 from collections.abc import Mapping
@@ -127,3 +128,20 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def random_folder(chance: random.Random, depth: int = 3) -> Folder:
+    """A tree without the help of hypothesis."""
+    inside: dict[str, Node] = {}
+    for name in chance.sample(
+        ["a", "b", "c", "d", "e", os.fsdecode(b"\xff\n")], chance.randint(0, 5)
+    ):
+        kind = chance.random()
+        if kind < 0.35 and depth:
+            inside[name] = random_folder(chance, depth - 1)
+        elif kind < 0.5:
+            inside[name] = Link(chance.choice(["a", "b/c", "nowhere"]))
+        else:
+            size = chance.choice([0, 10, 3000, 100_000])
+            inside[name] = File(chance.randbytes(size), chance.choice([0o644, 0o600, 0o755]))
+    return Folder(chance.choice([0o755, 0o700]), inside)
