@@ -8,9 +8,9 @@ The server checks each request by the checksum that the driver sends along.
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import botocore.exceptions
 import s3fs.core
@@ -18,6 +18,8 @@ import s3fs.core
 from wtb_ray import errors
 from wtb_ray.objects.blobs import Source, key_of
 from wtb_ray.objects.remote import PART, Remote
+
+T = TypeVar("T")
 
 _PARTS_AT_ONCE = 4
 _MOST_PARTS = 9_000
@@ -44,16 +46,21 @@ _AGAIN = {"RequestTimeout", "IncompleteBody", "BadDigest", "XAmzContentSHA256Mis
 _log = logging.getLogger(__name__)
 
 
+class _UploadGone(Exception):
+    """The server does not know the upload any more, or never did."""
+
+
 class S3(Remote):
     """A bucket, or a part of one."""
 
     def __init__(self, url: str, options: dict[str, Any], deadline_s: float):
         super().__init__(url, deadline_s)
         settings = dict(options)
-        # Attempts are counted here, not by two layers of the driver on top of each other.
         config = {
+            # Attempts are counted here, not by two layers of the driver on top of each other.
             "retries": {"total_max_attempts": 1, "mode": "standard"},
             "max_pool_connections": 32,
+            "response_checksum_validation": "when_required",  # the digest is verified anyway
         }
         settings["config_kwargs"] = {**config, **settings.get("config_kwargs", {})}
         if region := os.environ.get("AWS_REGION"):  # botocore knows AWS_DEFAULT_REGION only
@@ -69,6 +76,13 @@ class S3(Remote):
     async def aclose(self) -> None:
         if self._fs._s3 is not None:
             await self._fs._s3.close()
+
+    async def _call(self, call: Callable[[], Awaitable[T]]) -> T:
+        try:
+            await self._fs.set_session()  # reads much; no part of an attempt
+        except Exception as e:
+            raise self._explained(e) from e
+        return await super()._call(call)
 
     async def _request(self, method: str, key: str, **parameters: Any) -> Any:
         return await self._fs._call_s3(
@@ -130,11 +144,16 @@ class S3(Remote):
         return bytes(data), int(total) if total.isdigit() else start + len(data)
 
     async def upload(self, path: Path) -> tuple[str, int]:
-        for _ in range(_READINGS):
+        for reading in range(1, _READINGS + 1):
             digest, size = await asyncio.to_thread(_survey, path)
-            if await self._stored(digest) is not None or await self._upload(path, digest, size):
-                self._settled(digest)
-                return digest, size
+            try:
+                stored = await self._stored(digest) is not None
+                if stored or await self._upload(path, digest, size):
+                    self._settled(digest)
+                    return digest, size
+            except _UploadGone as e:
+                if reading == _READINGS:
+                    raise self._away(e) from e
         raise errors.FilesRefused(
             f"{path} changes while it is stored", path=str(path), reason="changes while read"
         )
@@ -193,6 +212,8 @@ class S3(Remote):
                     )
                 )
                 tags[number] = sent["ETag"]
+            except FileNotFoundError as e:
+                raise _UploadGone(str(e)) from e
             finally:
                 room.release()
 
@@ -220,7 +241,7 @@ class S3(Remote):
             except FileNotFoundError as e:
                 # An answer was lost: the upload is gone because it became the object.
                 if await self._size(key) is None:
-                    raise ConnectionError(f"the upload of {key} is gone") from e
+                    raise _UploadGone(str(e)) from e
 
         await self._call(complete)
 
@@ -232,16 +253,19 @@ class S3(Remote):
             _log.warning("parts of %s stay in %s: %s", key, self._url, e)
 
     def _passing(self, error: Exception) -> bool:
-        if isinstance(error, errors.WTBError):
+        if isinstance(error, errors.WTBError | _UploadGone) or self._full(error):
             return False
         status = _status(error)
         if status is None:
             return isinstance(error, _PASSING)
         return status >= 500 or status in (408, 429) or _code(error) in _AGAIN
 
+    def _full(self, error: Exception) -> bool:
+        return _status(error) == 507 or _code(error) in _FULL
+
     def _explained(self, error: Exception) -> errors.WTBError:
         code, status = _code(error), _status(error)
-        if status == 507 or code in _FULL:
+        if self._full(error):
             return errors.StorageFull(
                 f"no room left in {self._url}: {error}", path=self._url, reason=code
             )
