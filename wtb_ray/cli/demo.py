@@ -2,6 +2,7 @@
 
 import importlib
 import shlex
+from collections.abc import Callable
 from types import ModuleType
 from typing import Annotated, Final, Literal
 
@@ -9,16 +10,18 @@ import typer
 from rich.text import Text
 
 from wtb_ray import model
-from wtb_ray.cli import batch, checks, options, render, stack
+from wtb_ray.cli import batch, checks, options, render, stack, walk
 from wtb_ray.cli.terminal import program, say, stdout
 from wtb_ray.sdk import WTBTestBench, calls, identity, local
 from wtb_ray.settings import Settings
 
 app = typer.Typer()
 
-Name = Literal["rag"]
-EXAMPLES: Final[dict[Name, str]] = {"rag": "wtb_ray.examples.rag"}
+Name = Literal["rag", "ml"]
+EXAMPLES: Final[dict[Name, str]] = {"rag": "wtb_ray.examples.rag", "ml": "wtb_ray.examples.ml"}
 """By import path: an example brings libraries that no other command should have to load."""
+WALKS: Final[dict[str, Callable[[WTBTestBench, str], None]]] = {"ml": walk.pipeline}
+"""What is shown of single executions, before a batch compares the variants."""
 
 
 @app.command()
@@ -39,12 +42,15 @@ def demo(
     compares them.
 
     `rag` answers questions about Python's standard library from its documentation, with three
-    retrievers and two rerankers; it needs no network and no key.
+    retrievers and two rerankers. `ml` trains a classifier of handwritten digits: a training
+    diverges, a quality gate sends back, somebody is asked, and three feature sets with three
+    models are compared. Both need no network and no key.
 
     \b
     Examples:
       wtb demo rag
       wtb demo rag --limit 40 --down
+      wtb demo ml
     """
     found = options.settings(data_dir=data_dir)
     example = importlib.import_module(EXAMPLES[name])
@@ -52,7 +58,7 @@ def demo(
     try:
         with WTBTestBench(running.url if running else url, actor=identity.caller("cli")) as bench:
             id = _run(bench, example, limit)
-        _next_steps(id, running, found)
+        _next_steps(name, id, running, found)
     finally:
         if not keep and running is not None:
             stack.stop(found.data_dir)
@@ -74,7 +80,10 @@ def _stack(settings: Settings) -> local.Stack:
 
 
 def _run(bench: WTBTestBench, example: ModuleType, limit: int | None) -> str:
-    """Registers the example, runs its matrix, prints the leaderboard; gives the batch's id."""
+    """Registers the example, walks through it, runs its matrix, prints the leaderboard.
+
+    Gives the batch's id.
+    """
     version: model.ProjectVersion = bench.send(calls.register(example.project()))
     cases: list[model.Case] = spread(example.cases(), limit)
     matrix: list[dict[str, str]] = example.matrix()
@@ -82,6 +91,8 @@ def _run(bench: WTBTestBench, example: ModuleType, limit: int | None) -> str:
         f"registered {version.project} ({version.version[: render.SHORT]}):"
         f" {version.spec.description}"
     )
+    if version.project in WALKS:
+        WALKS[version.project](bench, version.project)
     say(f"{render.many(len(matrix), 'variant')} on {render.many(len(cases), 'case')}")
     done = bench.run_batch_test(version.project, matrix, cases, example.scorers(), wait=False)
     batch.watch(done, version.project)
@@ -99,7 +110,7 @@ def spread(cases: list[model.Case], limit: int | None) -> list[model.Case]:
     return [cases[i * len(cases) // limit] for i in range(limit)]
 
 
-def _next_steps(id: str, running: local.Stack | None, settings: Settings) -> None:
+def _next_steps(name: str, id: str, running: local.Stack | None, settings: Settings) -> None:
     console = stdout()
     console.print()
     if running is not None:
@@ -112,6 +123,6 @@ def _next_steps(id: str, running: local.Stack | None, settings: Settings) -> Non
         f"leaderboard {id}",
         f"batch results {id} --limit 20",
         f"events --batch {id} --type cell.scored",
-        "project show rag",
+        f"project show {name}",
     ):
         console.print(f"  {program()} {command}", soft_wrap=True)
