@@ -2,12 +2,13 @@
 
 import pytest
 
-from tests.integration.files_bench import Restored, branch, point, step, stepped
+from tests.integration.files_bench import Restored, branch, head, point, step, stepped
 from tests.integration.store_bench import GRAPH, StoreBench
 from wtb_ray import errors
 from wtb_ray.db import Database
 from wtb_ray.model import Assignment, Execution, FileTrackingConfig, ProjectSpec
 from wtb_ray.store import Store
+from wtb_ray.store.sql import SQL
 
 
 @pytest.fixture
@@ -94,6 +95,31 @@ async def test_a_branch_has_the_files_of_the_steps_that_led_to_it(bench: StoreBe
     assert await at(made.id) == "own"
     await step(bench, thread, 2, "m2b", "c2b")
     assert await at(made.id) == "m2b"
+
+
+async def test_the_newest_files_are_those_that_a_claim_goes_on_with(bench: StoreBench) -> None:
+    made = await stepped(bench, [None, "m0", "m1", None])
+
+    async def agreed() -> str | None:
+        row = await bench.db.row(SQL["manifest_of_head"], {"id": made.id})
+        shown = await bench.store.files.manifest_at(made.id)
+        assert shown == (row["manifest"] if row is not None else None)
+        return shown
+
+    assert await agreed() == "m1"
+    await point(bench, made.thread_id, "c2", 0, "p2")
+    assert await agreed() == "p2"
+    await bench.store.files.restore_trash(made.id, "p2", "t2", 1, ["a"], actor="me")
+    assert await agreed() == "t2"
+    thread = await branch(bench, made, 1, "c1")
+    assert await agreed() == "m1"
+    await bench.store.files.restore_trash(made.id, "m1", "t1", 1, ["a"], actor="me")
+    assert await agreed() == "t1"
+    await step(bench, thread, 2, None, "c2b")
+    await head(bench, made.id, thread, "c2b")
+    assert await agreed() == "t1"
+    await step(bench, thread, 3, "m3b", "c3b")
+    assert await agreed() == "m3b"
 
 
 async def held(bench: StoreBench) -> Assignment:
