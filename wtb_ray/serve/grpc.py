@@ -21,7 +21,7 @@ from wtb_ray import errors
 from wtb_ray.api import Progress
 from wtb_ray.events import Cursor, EventRow
 from wtb_ray.model import Batch, Execution, digest
-from wtb_ray.rpc import batch_pb2, execution_pb2
+from wtb_ray.rpc import audit_pb2, batch_pb2, execution_pb2
 from wtb_ray.serve import auth, grpc_messages
 from wtb_ray.serve.context import Context, unstorable
 from wtb_ray.serve.http_events import cursor_of, types_of
@@ -164,6 +164,23 @@ class GrpcMethods:
         batch = Batch.model_validate_json(answer.body)
         async for progress in _batch_progress(self.context, batch.id):
             yield grpc_messages.progress(progress)
+
+    @rpc
+    async def StreamAuditEvents(
+        self, request: audit_pb2.StreamAuditEventsRequest, grpc_context: RayServegRPCContext
+    ) -> AsyncIterator[execution_pb2.Event]:
+        start = await cursor_of(self.context, request.after)
+        wanted = Wanted(
+            request.execution_id or None, request.batch_id or None, types_of(list(request.types))
+        )
+        read = self.context.feed.follow if request.follow else self.context.feed.history
+        async with aclosing(read(start, wanted)) as parts:
+            async for part in parts:
+                for row in part.rows:
+                    if grpc_messages.of(row, request.project, request.actor):
+                        yield grpc_messages.event(row)
+        if request.follow:
+            raise _going()
 
 
 async def _execution_events(

@@ -97,6 +97,15 @@ def event(row: EventRow) -> execution_pb2.Event:
     )
 
 
+def of(row: EventRow, project: str, actor: str) -> bool:
+    """Whether the event is of this project and by this actor; empty means any."""
+    if project and row.project != project:
+        return False
+    if actor.endswith("*"):
+        return row.actor.startswith(actor[:-1])
+    return not actor or row.actor == actor
+
+
 def progress(model: Progress) -> batch_pb2.BatchTestProgress:
     return batch_pb2.BatchTestProgress(
         **_present(model, "total counts finished percent rate remaining_s"),

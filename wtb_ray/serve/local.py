@@ -32,6 +32,7 @@ log = logging.getLogger("wtb")
 SERVICERS = [
     "wtb_ray.rpc.execution_pb2_grpc.add_ExecutionControlServicer_to_server",
     "wtb_ray.rpc.batch_pb2_grpc.add_BatchTestServicer_to_server",
+    "wtb_ray.rpc.audit_pb2_grpc.add_AuditServicer_to_server",
 ]
 OBJECT_STORE_BYTES = 200 * 1024 * 1024
 
