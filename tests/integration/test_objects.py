@@ -3,34 +3,40 @@
 import asyncio
 import hashlib
 import os
+import random
 import secrets
-from collections.abc import AsyncIterator, Iterator
+import stat
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pytest
 import pytest_asyncio
-from moto.server import ThreadedMotoServer
+import zstandard
 
+from tests.integration.object_bench import CREDENTIALS, FaultyServer, moto
 from wtb_ray import errors
 from wtb_ray.objects import ObjectStore, key_of
 
-BIG = 9 << 20
+BIG = (8 << 20) + 7
 """Larger than what is sent from memory."""
 ABSENT = "ab" * 32
+MAGIC = b"\x28\xb5\x2f\xfd"
+FRAME = zstandard.compress(b"a frame that somebody made")
 
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[dict[str, Any]]:
-    """Storage options of an S3 server with the bucket `wtb`."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    options = {"endpoint_url": f"http://{host}:{port}", "key": "test", "secret": "test"}
-    fsspec.filesystem("s3", skip_instance_cache=True, **options).mkdir("wtb")
-    yield options
-    server.stop()
+    with moto() as options:
+        yield options
+
+
+@pytest.fixture(scope="module")
+def raw_s3(s3: dict[str, Any]) -> Any:
+    return fsspec.filesystem("s3", skip_instance_cache=True, use_listings_cache=False, **s3)
 
 
 @pytest_asyncio.fixture(params=["memory", "file", "s3"])
@@ -38,12 +44,11 @@ async def store(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> AsyncIterator[tuple[ObjectStore, Any]]:
     """A store, and a plain file system on the same place to tamper with it."""
-    name = secrets.token_hex(4)
+    name, options = secrets.token_hex(4), {}
     if request.param == "s3":
-        options = request.getfixturevalue("s3")
-        url, raw = f"s3://wtb/{name}", fsspec.filesystem("s3", skip_instance_cache=True, **options)
+        options, raw = request.getfixturevalue("s3"), request.getfixturevalue("raw_s3")
+        url = f"s3://wtb/{name}"
     else:
-        options = {}
         url = f"memory://{name}" if request.param == "memory" else f"file://{tmp_path}/{name}"
         raw = fsspec.filesystem(request.param)
     async with ObjectStore(url, **options) as objects:
@@ -57,13 +62,13 @@ def place(objects: ObjectStore, digest: str) -> str:
 Store = tuple[ObjectStore, Any]
 
 
-@pytest.mark.parametrize("data", [b"", b"some bytes", os.urandom(3 << 20)], ids=["0", "10", "3M"])
-async def test_what_is_put_comes_back(store: Store, data: bytes) -> None:
+async def test_what_is_put_comes_back(store: Store) -> None:
     objects, _ = store
-    digest = await objects.put(data)
-    assert digest == hashlib.sha256(data).hexdigest()
-    assert await objects.exists(digest)
-    assert await objects.get(digest) == data
+    for data in (b"", b"some bytes", os.urandom(3 << 20)):
+        digest = await objects.put(data)
+        assert digest == hashlib.sha256(data).hexdigest()
+        assert await objects.exists(digest)
+        assert await objects.get(digest) == data
 
 
 async def test_objects_lie_under_their_digest(store: Store) -> None:
@@ -79,6 +84,81 @@ async def test_putting_twice_is_putting_once(store: Store) -> None:
     assert await objects.get(digests[0]) == b"same" * 500_000
 
 
+FORMS = {
+    b"": False,
+    b"xy": False,
+    b"text " * 100: True,
+    os.urandom(5000): False,
+    MAGIC: True,
+    MAGIC + os.urandom(5000): True,
+    FRAME: True,
+    MAGIC[:3]: False,
+    bytes(BIG): True,
+    os.urandom(1 << 20) * 8 + b"more": False,
+    MAGIC + os.urandom(BIG): True,
+}
+"""Contents, and whether they are stored compressed."""
+
+
+async def test_objects_are_compressed_where_it_helps_and_read_unambiguously(
+    store: Store, tmp_path: Path
+) -> None:
+    objects, raw = store
+    for data, packed in FORMS.items():
+        (tmp_path / "in").write_bytes(data)
+        digest = await objects.put_file(tmp_path / "in")
+        assert digest == hashlib.sha256(data).hexdigest()
+        held = raw.cat_file(place(objects, digest))
+        assert held.startswith(MAGIC) == packed
+        assert held == data or packed
+        assert len(held) <= len(data) + 1000
+        await objects.get_file(digest, tmp_path / "out")
+        assert (tmp_path / "out").read_bytes() == data
+        assert await objects.put(data) == digest
+        assert await objects.get(digest) == data
+
+
+async def test_many_go_in_and_out_in_order(store: Store) -> None:
+    objects, _ = store
+    items = [str(i % 70).encode() * (i % 70) for i in range(300)]
+    digests = await objects.put_many(iter(items))
+    assert digests == [hashlib.sha256(data).hexdigest() for data in items]
+    assert [found async for found in objects.get_many(digests[:80])] == list(
+        zip(digests[:80], items[:80], strict=True)
+    )
+    assert await objects.put_many([]) == []
+    assert [found async for found in objects.get_many([])] == []
+
+
+async def test_many_files_go_in_and_out_in_order(store: Store, tmp_path: Path) -> None:
+    objects, _ = store
+    sizes = [0, 1, 5000, BIG, 100, 5000]
+    for i, size in enumerate(sizes):
+        (tmp_path / f"in{i}").write_bytes(random.randbytes(size))
+    paths = [tmp_path / f"in{i}" for i in range(len(sizes))]
+    found = await objects.put_files(paths)
+    assert [size for _, size in found] == sizes
+    name = os.fsdecode(b"\xff" * 255)
+    targets = [tmp_path / "new" / str(i) / name for i in range(len(sizes))]
+    wanted = zip([digest for digest, _ in found], targets, [0o644, 0o755, 0o400] * 2, strict=True)
+    await objects.get_files(wanted, durable=True)
+    for path, target in zip(paths, targets, strict=True):
+        assert target.read_bytes() == path.read_bytes()
+        assert os.listdir(target.parent) == [name]
+    assert [stat.S_IMODE(t.stat().st_mode) for t in targets] == [0o644, 0o755, 0o400] * 2
+
+
+async def test_a_source_that_cannot_be_read_is_no_fault_of_the_store(
+    store: Store, tmp_path: Path
+) -> None:
+    objects, _ = store
+    with pytest.raises(FileNotFoundError) as e:
+        await objects.put_files([tmp_path / "gone"])
+    assert e.value.filename == str(tmp_path / "gone")
+    with pytest.raises(IsADirectoryError):
+        await objects.put_file(tmp_path)
+
+
 async def test_an_absent_object_is_named(store: Store) -> None:
     objects, _ = store
     assert not await objects.exists(ABSENT)
@@ -87,32 +167,57 @@ async def test_an_absent_object_is_named(store: Store) -> None:
     assert e.value.details == {"digest": ABSENT}
 
 
-async def test_changed_bytes_are_never_returned(store: Store, tmp_path: Path) -> None:
+async def test_one_absent_object_among_many_is_named(store: Store, tmp_path: Path) -> None:
+    objects, _ = store
+    digests = await objects.put_many([b"a", b"b"])
+    with pytest.raises(errors.UnknownObject, match=ABSENT):
+        [_ async for _ in objects.get_many([digests[0], ABSENT, digests[1]])]
+    with pytest.raises(errors.UnknownObject, match=ABSENT):
+        await objects.get_files(
+            [(digests[0], tmp_path / "a", None), (ABSENT, tmp_path / "b", None)]
+        )
+    assert not (tmp_path / "b").exists()
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "changed": lambda held: held[:20] + bytes([held[20] ^ 1]) + held[21:],
+    "truncated": lambda held: held[:-3],
+    "longer": lambda held: held + b"x",
+    "emptied": lambda held: b"",
+    "frame": lambda held: MAGIC + bytes(20) + held[24:],
+    "other": lambda held: zstandard.compress(b"something else"),
+}
+
+
+@pytest.mark.parametrize("data", [b"text " * 1000, os.urandom(500)], ids=["packed", "plain"])
+async def test_damaged_bytes_are_never_returned_and_healed_by_the_next_put(
+    store: Store, tmp_path: Path, data: bytes
+) -> None:
     objects, raw = store
-    digest = await objects.put(b"right")
-    raw.pipe_file(place(objects, digest), b"wrong")
-    with pytest.raises(errors.ObjectCorrupt, match=digest):
-        await objects.get(digest)
-    with pytest.raises(errors.ObjectCorrupt, match=digest):
-        await objects.get_file(digest, tmp_path / "out")
-    assert list(tmp_path.glob("out*")) == list(tmp_path.glob(".out*")) == []
+    digest = await objects.put(data)
+    held = raw.cat_file(place(objects, digest))
+    target = tmp_path / "made" / "out"
+    for damage in DAMAGE.values():
+        raw.pipe_file(place(objects, digest), damage(held))
+        calls: list[Callable[[], Awaitable[object]]] = [
+            lambda: objects.get(digest),
+            lambda: objects.get_file(digest, target),
+            lambda: anext(objects.get_many([digest])),
+        ]
+        for call in calls:
+            with pytest.raises(errors.ObjectCorrupt, match=digest) as e:
+                await call()
+            assert e.value.details["digest"] == digest
+            assert e.value.details["reason"]
+        assert list(target.parent.iterdir()) == []
+        await objects.put(data)
+        assert await objects.get(digest) == data
 
 
-async def test_a_torn_object_is_healed_by_the_next_put(store: Store) -> None:
-    objects, raw = store
-    digest = await objects.put(b"whole")
-    raw.pipe_file(place(objects, digest), b"who")
-    with pytest.raises(errors.ObjectCorrupt):
-        await objects.get(digest)
-    await objects.put(b"whole")
-    assert await objects.get(digest) == b"whole"
-
-
-@pytest.mark.parametrize("size", [0, 1000, BIG])
-async def test_files_go_in_and_out(store: Store, tmp_path: Path, size: int) -> None:
+async def test_files_are_replaced(store: Store, tmp_path: Path) -> None:
     objects, _ = store
     source, target = tmp_path / "source", tmp_path / "target"
-    source.write_bytes(os.urandom(size))
+    source.write_bytes(os.urandom(1000))
     target.write_bytes(b"old")
     digest = await objects.put_file(source)
     assert await objects.put_file(source) == digest
@@ -127,15 +232,19 @@ async def test_an_absent_file_leaves_the_target_alone(store: Store, tmp_path: Pa
     with pytest.raises(errors.UnknownObject):
         await objects.get_file(ABSENT, target)
     assert target.read_bytes() == b"old"
-    assert list(tmp_path.glob(".target*")) == []
+    assert list(tmp_path.glob(".*")) == []
 
 
-@pytest.mark.parametrize("digest", ["", "../../etc/passwd", ABSENT.upper(), ABSENT[:-1]])
-async def test_only_digests_are_looked_up(store: Store, tmp_path: Path, digest: str) -> None:
+async def test_only_digests_are_looked_up(store: Store, tmp_path: Path) -> None:
     objects, _ = store
-    for call in (objects.get(digest), objects.exists(digest), objects.get_file(digest, tmp_path)):
-        with pytest.raises(errors.InvalidRequest):
-            await call
+    for digest in ("", "../../etc/passwd", ABSENT.upper(), ABSENT[:-1]):
+        for call in (
+            objects.get(digest),
+            objects.exists(digest),
+            objects.get_file(digest, tmp_path / "x"),
+        ):
+            with pytest.raises(errors.InvalidRequest):
+                await call
 
 
 async def test_a_local_store_keeps_nothing_but_whole_objects(tmp_path: Path) -> None:
@@ -147,10 +256,82 @@ async def test_a_local_store_keeps_nothing_but_whole_objects(tmp_path: Path) -> 
     assert all(hashlib.sha256(p.read_bytes()).hexdigest()[2:] == p.name for p in files)
 
 
-async def test_a_bucket_that_is_not_there_is_a_setting_that_is_wrong(s3: dict[str, Any]) -> None:
+async def test_a_bucket_that_is_not_there_is_a_setting_that_is_wrong(
+    s3: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "big").write_bytes(os.urandom(2 * BIG))
     async with ObjectStore("s3://nowhere/x", **s3) as objects:
-        with pytest.raises(errors.ConfigurationError, match="s3://nowhere/x"):
-            await objects.put(b"x")
+        for call in (
+            objects.put(b"x"),
+            objects.put_file(tmp_path / "big"),
+            objects.get(ABSENT),
+            objects.exists(ABSENT),
+        ):
+            with pytest.raises(errors.ConfigurationError, match="s3://nowhere/x") as e:
+                await call
+            assert e.value.details == {"setting": "objects_url", "reason": "no such bucket"}
+
+
+async def test_the_environment_alone_configures_s3(
+    s3: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with FaultyServer(s3["endpoint_url"]).running() as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        monkeypatch.setenv("AWS_REGION", "eu-north-1")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+        async with ObjectStore("s3://wtb/with/prefix") as objects:
+            digest = await objects.put(b"by environment")
+            assert await objects.get(digest) == b"by environment"
+    assert {request.path for request in server.seen} == {f"/wtb/with/prefix/{key_of(digest)}"}
+    assert all(b"somebody/" in r.head and b"/eu-north-1/s3" in r.head for r in server.seen)
+
+
+async def test_the_files_of_aws_configure_s3(
+    s3: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("AWS_ENDPOINT_URL", "AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_PROFILE", "lab")
+    (tmp_path / ".aws").mkdir()
+    async with FaultyServer(s3["endpoint_url"]).running() as server:
+        (tmp_path / ".aws/config").write_text(
+            f"[profile lab]\nregion = eu-west-3\nendpoint_url = {server.url}\n"
+        )
+        (tmp_path / ".aws/credentials").write_text(
+            "[lab]\naws_access_key_id = other\naws_secret_access_key = x\n"
+        )
+        async with ObjectStore("s3://wtb") as objects:
+            digest = await objects.put(b"by files")
+            assert await objects.exists(digest)
+    assert {request.path for request in server.seen} == {f"/wtb/{key_of(digest)}"}
+    assert all(b"other/" in r.head and b"/eu-west-3/s3" in r.head for r in server.seen)
+
+
+WRITER = """
+import asyncio, sys
+from wtb_ray.objects import ObjectStore
+async def main():
+    async with ObjectStore(sys.argv[1]) as objects:
+        for i in range(10**9):
+            for digest in await objects.put_many([f"{i} {j}".encode() * 50 for j in range(20)]):
+                print(digest, flush=True)
+asyncio.run(main())
+"""
+
+
+async def test_a_killed_writer_leaves_whole_objects_and_all_it_has_told_of(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER, f"file://{tmp_path}/o"], stdout=subprocess.PIPE, text=True
+    ) as writer:
+        assert writer.stdout is not None
+        told = [writer.stdout.readline().strip() for _ in range(500)]
+        writer.kill()
+    async with ObjectStore(f"file://{tmp_path}/o") as objects:
+        held = [p.parent.name + p.name for p in tmp_path.glob("o/blobs/*/*")]
+        assert set(told) <= set(held)
+        assert len([found async for found in objects.get_many(held)]) == len(held)
 
 
 async def test_a_folder_that_cannot_be_written_is_a_setting_that_is_wrong(tmp_path: Path) -> None:
@@ -160,7 +341,7 @@ async def test_a_folder_that_cannot_be_written_is_a_setting_that_is_wrong(tmp_pa
 
 
 async def test_a_server_that_is_away_is_unavailable() -> None:
-    options = {"endpoint_url": "http://127.0.0.1:9", "key": "k", "secret": "s"}
+    options = {"endpoint_url": "http://127.0.0.1:9", **CREDENTIALS}
     async with ObjectStore("s3://wtb/x", deadline_s=0.5, **options) as objects:
         with pytest.raises(errors.Unavailable, match="does not answer"):
             await objects.get(ABSENT)

@@ -33,6 +33,7 @@ class Local:
         self._root = root
         self._tmp = root / "tmp"
         self._durable = Known()
+        self._damaged = Known()
         self._syncers = ThreadPoolExecutor(_SYNCERS, "wtb-fsync")
 
     async def size(self, digest: str) -> int | None:
@@ -64,9 +65,17 @@ class Local:
             except FileNotFoundError:
                 return None
 
+    def _stands(self, digest: str, size: int) -> bool:
+        """Whether the object is there, as far as a look can tell."""
+        return self._size(digest) == size and digest not in self._damaged
+
     def _fetch(self, wanted: Iterable[Incoming]) -> None:
         for incoming in wanted:
-            incoming.receive(self._pieces(incoming.digest))
+            try:
+                incoming.receive(self._pieces(incoming.digest))
+            except errors.ObjectCorrupt:
+                self._damaged.add(incoming.digest)
+                raise
 
     def _pieces(self, digest: str) -> Iterator[bytes]:
         with self._opened(digest) as file:
@@ -89,7 +98,7 @@ class Local:
     def _write(self, blobs: Sequence[Blob]) -> None:
         with self._translated(writing=True), self._staging() as staging:
             for blob in blobs:
-                if self._size(blob.digest) != len(blob.stored):
+                if not self._stands(blob.digest, len(blob.stored)):
                     staging.open(blob.digest).write(blob.stored)
             self._publish(staging, [blob.digest for blob in blobs])
 
@@ -103,7 +112,7 @@ class Local:
                     out.write(piece)
             digest = source.digest
             with self._translated(writing=True):
-                if self._size(digest) == out.tell():
+                if self._stands(digest, out.tell()):
                     staging.clear()
                 else:
                     staging.name(digest)
@@ -136,6 +145,7 @@ class Local:
             _all(self._syncers.map(_fsync_path, parents | above))
         for digest in digests:
             self._durable.add(digest)
+            self._damaged.discard(digest)
 
     @contextmanager
     def _translated(self, *, writing: bool) -> Iterator[None]:
