@@ -27,6 +27,7 @@ def victims(stack: Stack) -> dict[str, list[int]]:
         "runner": [row["pid"] for row in runners],
         "scheduler": [p.pid for p in stack.processes("ray::BatchScheduler")],
         "lifecycle": [p.pid for p in stack.processes("ray::ActorLifecycle")],
+        "audit": [p.pid for p in stack.processes("ray::AuditSink")],
         "controller": [p.pid for p in stack.processes("ServeReplica:wtb:ExecutionController")],
         "ingress": [p.pid for p in stack.processes("ServeReplica:wtb:Ingress")],
         "postgres": [stack.postmaster()],

@@ -49,6 +49,12 @@ GET /batch-tests/{batch_id}/results
 GET /batch-tests/{batch_id}/cells
 GET /batch-tests/{batch_id}/leaderboard
 GET /events
+GET /audit/events
+GET /audit/summary
+GET /audit/verify
+GET /audit/timeline/{execution_id}
+GET /audit/timeline/batch/{batch_id}
+GET /executions/{execution_id}/audit
 PUT /bundles/{sha256}
 HEAD /bundles/{sha256}
 """
