@@ -19,9 +19,10 @@ from pathlib import Path
 
 import psycopg
 
-from wtb_ray import bundles, errors, graphs, scoring, telemetry
+from wtb_ray import bundles, errors, graphs, inputs, scoring, telemetry
 from wtb_ray.actors.lease import LeaseKeeper, LoopWatch
 from wtb_ray.actors.performer import Performer
+from wtb_ray.actors.sweeping import sweep_host
 from wtb_ray.actors.tracking import Tracking
 from wtb_ray.db import Database, GroupCommit
 from wtb_ray.events import RunnerLagged
@@ -34,6 +35,7 @@ from wtb_ray.model import (
 )
 from wtb_ray.objects import ObjectStore
 from wtb_ray.saver import Saver
+from wtb_ray.scans import Rules
 from wtb_ray.settings import Settings
 from wtb_ray.store import Store
 from wtb_ray.store.settlements import DRAINED, Settlement
@@ -125,6 +127,11 @@ class VariantRunner:
         Raises:
             InvalidRequest: Any of its kinds, as the project's code gave cause.
         """
+        if self._spec.workspace_isolation is not None:
+            wanted = self._spec.workspace_isolation.inputs
+            await asyncio.to_thread(inputs.check, self._bundle, wanted)
+        if self._spec.file_tracking is not None:
+            Rules(self._spec.file_tracking)
         return await asyncio.to_thread(self._graphs.describe)
 
     async def check_scorers(self, scorers: Sequence[ScorerSpec]) -> None:
@@ -158,7 +165,7 @@ class VariantRunner:
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
-        watches = (self._return_undelivered(), self._hear_wishes())
+        watches = (self._return_undelivered(), self._hear_wishes(), self._sweep())
         self._watching = [asyncio.create_task(watch) for watch in watches]
         await self._store.leases.ready(self.id, epoch)
 
@@ -238,6 +245,13 @@ class VariantRunner:
                 log.warning("wishes not heard: %s", e, extra={"action": "wishes"})
             except Exception:  # a defect in one round must not end the hearing
                 log.exception("wishes not heard", extra={"action": "wishes"})
+
+    async def _sweep(self) -> None:
+        """Once at the start: the lifecycle sweeps its own host only."""
+        try:
+            await sweep_host(self._settings, self._db, actor=self.id)
+        except errors.Unavailable as e:
+            log.warning("no sweeping: %s", e, extra={"action": "sweep"})
 
     @property
     def _performing(self) -> Performer:

@@ -21,6 +21,7 @@ from wtb_ray.model import Assignment, ProjectSpec
 from wtb_ray.states import EXECUTION
 from wtb_ray.store import Store
 from wtb_ray.store.settlements import COMMANDS, Settlement
+from wtb_ray.trees import Restored
 from wtb_ray.workspaces import OpenWorkspace, Workspaces, as_current_directory
 
 FIRST_STEP: Final = 0
@@ -63,22 +64,23 @@ class Tracking:
             isolation=self._spec.workspace_isolation,
             manifest=one.manifest,
             bundle=self._bundle,
+            witness=self._witness(one),
         )
         self._open[one.execution_id, one.epoch] = opened
         attachment.workspace = opened.workspace
         attachment.forbidden_prefix = str(self._workspaces.root)
         if self._config is not None:
             attachment.snapshot = _keeper(opened)
-        await self._tell_of_opening(one, opened)
+        if opened.healed:
+            await self._tell_of_healing(one, opened.healed)
 
-    async def _tell_of_opening(self, one: Assignment, opened: OpenWorkspace) -> None:
-        restored = opened.restored
-        if restored is not None and restored.displaced is not None:
+    def _witness(self, one: Assignment) -> Callable[[Restored], Awaitable[None]]:
+        async def witness(restored: Restored) -> None:
             await self._store.files.record_restore(
                 one.execution_id, one.epoch, restored, "restart", actor=self._runner
             )
-        if opened.healed:
-            await self._tell_of_healing(one, opened.healed)
+
+        return witness
 
     async def _tell_of_healing(self, one: Assignment, paths: list[str]) -> None:
         await self._tell(one, events.InputsHealed(host=socket.gethostname(), paths=paths))

@@ -40,7 +40,7 @@ WITH RECURSIVE chain AS (
     JOIN restore_points p ON p.thread_id = c.thread_id
     LEFT JOIN steps s ON s.thread_id = p.thread_id AND s.checkpoint_id = p.checkpoint_id
     WHERE c.last_step IS NULL
-       OR s.step <= c.last_step AND p.checkpoint_id IS DISTINCT FROM c.origin
+       OR coalesce(s.step, -2) <= c.last_step AND p.checkpoint_id IS DISTINCT FROM c.origin
 )
 SELECT manifest FROM kept WHERE manifest IS NOT NULL ORDER BY depth, step DESC, seq DESC LIMIT 1
 
