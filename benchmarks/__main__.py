@@ -12,7 +12,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from benchmarks import common, growth, startup, throughput, waiting
+from benchmarks import common, files, growth, startup, throughput, waiting
 
 Measure = Callable[[argparse.Namespace], tuple[dict[str, Any], list[common.Target]]]
 
@@ -26,6 +26,10 @@ MEASURES: dict[str, Measure] = {
     ),
     "waiting": lambda options: waiting.run(repeats=1 if options.quick else 3),
     "startup": lambda options: startup.run(repeats=1 if options.quick else 3),
+    "files": lambda options: files.run(
+        repeats=options.repeats or (3 if options.quick else 9),
+        many=20_000 if options.quick else 100_000,
+    ),
     "growth": lambda options: growth.run(executions=2500 if options.quick else 5000),
 }
 

@@ -142,6 +142,6 @@ def random_folder(chance: random.Random, depth: int = 3) -> Folder:
         elif kind < 0.5:
             inside[name] = Link(chance.choice(["a", "b/c", "nowhere"]))
         else:
-            size = chance.choice([0, 10, 3000, 100_000])
+            size = chance.choice([0, 10, 3000, 20_000])
             inside[name] = File(chance.randbytes(size), chance.choice([0o644, 0o600, 0o755]))
     return Folder(chance.choice([0o755, 0o700]), inside)

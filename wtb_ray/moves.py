@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from wtb_ray import errors
+from wtb_ray.listings import record_of
 from wtb_ray.manifests import Change, Entry, shown
-from wtb_ray.scans import RACY_NS, Directory, Known, Tree, record_of
+from wtb_ray.scans import RACY_NS, Directory, Known, Tree
 
 _OURS: Final = 0o700
 """What we must be allowed in a directory to change what is in it."""

@@ -11,9 +11,8 @@ Writes nothing, never hashes; knows nothing of objects. All of it is meant to ru
 
 import os
 import stat
-import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Final, NamedTuple
@@ -21,6 +20,7 @@ from typing import Final, NamedTuple
 import pathspec
 
 from wtb_ray import errors
+from wtb_ray.listings import RECORD, Listers, Listing, Record, listing, record_of
 from wtb_ray.manifests import Entry, leaves, shown
 from wtb_ray.model import FileTrackingConfig
 
@@ -29,15 +29,10 @@ INPUT: Final = "input"
 RACY_NS: Final = 50_000_000
 """Time stamps advance in steps of up to some ten milliseconds; this leaves room."""
 
-Record = tuple[int, int, int, int, int]
-"""Mode, inode, size, mtime and ctime in ns; of a directory only the mode, the rest is 0."""
 Known = tuple[Record | None, Entry]
 """A file with the record it had when it was read, None when that cannot be trusted."""
-Listing = tuple[str, bytes]
-"""The names in a directory, joined by NUL, and their packed records."""
-
-_RECORD: Final = struct.Struct("=IQQqq")
-_ONLY_MODE: Final = (0, 0, 0, 0)
+_MANY: Final = 500
+"""Entries from which on a tree is listed by helpers."""
 
 
 class Moved(Exception):
@@ -118,52 +113,9 @@ def _normal(path: str) -> str:
 # --- looking ---
 
 
-def survey(root: Path, rules: Rules) -> dict[str, Listing]:
-    """The listing of every directory that may hold tracked files, parents before children."""
-    listings: dict[str, Listing] = {}
-    pending = [""]
-    while pending:
-        here = pending.pop()
-        listings[here], below = _look(root, here, rules)
-        pending += [path for path in below if not rules.ignores_directory(path)]
-    return listings
-
-
-def _look(root: Path, here: str, rules: Rules) -> tuple[Listing, list[str]]:
-    only = rules.ways.get(here)
-    names: list[str] = []
-    packed: list[bytes] = []
-    below: list[str] = []
-    fd = _opened(root, here)
+def _look(root: Path, here: str) -> Listing:
     try:
-        with os.scandir(fd) as found:
-            for item in found:
-                name = item.name
-                if (only is not None and name not in only) or (not here and name == INPUT):
-                    continue
-                try:
-                    status = item.stat(follow_symlinks=False)
-                except FileNotFoundError:
-                    continue
-                mode = status.st_mode
-                names.append(name)
-                if stat.S_ISDIR(mode):
-                    below.append(f"{here}/{name}" if here else name)
-                    packed.append(_RECORD.pack(mode, *_ONLY_MODE))
-                    continue
-                if only is not None:
-                    raise refused(f"{here}/{name}" if here else name, "no directory, but tracked")
-                packed.append(_RECORD.pack(*record_of(status)))
-    except OSError as e:
-        raise refused(here, e.strerror or str(e)) from e
-    finally:
-        os.close(fd)
-    return ("\0".join(names), b"".join(packed)), below
-
-
-def _opened(root: Path, here: str) -> int:
-    try:
-        return os.open(f"{root}/{here}", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        return listing(f"{root}/{here}")
     except (FileNotFoundError, NotADirectoryError) as e:
         if here:
             raise Moved(here) from e
@@ -176,14 +128,24 @@ def _opened(root: Path, here: str) -> int:
         raise refused(here, e.strerror or str(e)) from e
 
 
-def record_of(status: os.stat_result) -> Record:
-    return (
-        status.st_mode,
-        status.st_ino,
-        status.st_size,
-        status.st_mtime_ns,
-        status.st_ctime_ns,
-    )
+class _Looks:
+    """The listings of a scan: many at a time by helpers, the others here."""
+
+    def __init__(self, root: Path, old: "Tree", listers: Listers | None):
+        self._root = root
+        self._listers = listers
+        self._found: dict[str, Listing] = {}
+        if sum(len(d.files) + len(d.skipped) for d in old.values()) >= _MANY:
+            self.ahead(list(old))
+
+    def ahead(self, paths: Sequence[str]) -> None:
+        """Lists directories that will be asked for."""
+        wanted = [path for path in paths if path not in self._found]
+        if self._listers is not None and len(wanted) > 1:
+            self._found |= self._listers.listings(self._root, wanted)
+
+    def __getitem__(self, path: str) -> Listing:
+        return self._found.pop(path, None) or _look(self._root, path)
 
 
 # --- comparing ---
@@ -248,7 +210,13 @@ class Scan:
         return sum(d.count for d in directories), sum(d.size for d in directories)
 
 
-def scan(root: Path, rules: Rules, old: Tree, placed: Mapping[str, Known]) -> Scan:
+def scan(
+    root: Path,
+    rules: Rules,
+    old: Tree,
+    placed: Mapping[str, Known],
+    listers: Listers | None = None,
+) -> Scan:
     """Looks at everything and tells what differs from an earlier tree.
 
     `placed` are files that were written since then by somebody who knows what is in them.
@@ -258,18 +226,21 @@ def scan(root: Path, rules: Rules, old: Tree, placed: Mapping[str, Known]) -> Sc
         Moved: A directory went away meanwhile.
     """
     found = Scan(time.time_ns())
-    listings = survey(root, rules)
-    modes: dict[str, int] = {"": 0o755}
-    for here, listing in listings.items():
-        known = old.get(here)
-        if known is not None and known.listing == listing and known.mode == modes[here]:
-            directory = known
-        else:
-            reader = _Reader(root, rules, here, known, placed, listings, found)
-            directory = reader.read(listing, modes[here])
-        found.tree[here] = directory
-        for name, mode in directory.below.items():
-            modes[f"{here}/{name}" if here else name] = mode
+    looks = _Looks(root, old, listers)
+    level = {"": 0o755}
+    while level:
+        below: dict[str, int] = {}
+        for here, mode in level.items():
+            known, now = old.get(here), looks[here]
+            if known is not None and known.listing == now and known.mode == mode:
+                directory = known
+            else:
+                directory = _Reader(root, rules, here, known, placed, found).read(now, mode)
+            found.tree[here] = directory
+            for name, inner in directory.below.items():
+                below[f"{here}/{name}" if here else name] = inner
+        looks.ahead([path for path in below if path not in old])
+        level = below
     return found
 
 
@@ -282,30 +253,38 @@ class _Reader:
     here: str
     known: Directory | None
     placed: Mapping[str, Known]
-    listings: Mapping[str, Listing]
     found: Scan
 
-    def read(self, listing: Listing, mode: int) -> Directory:
-        names, packed = listing
-        directory = Directory(listing, mode, {}, {}, frozenset())
+    def read(self, now: Listing, mode: int) -> Directory:
+        names, packed = now
+        directory = Directory(now, mode, {}, {}, frozenset())
         skipped: list[str] = []
         for name, record in zip(
-            names.split("\0") if names else (), _RECORD.iter_unpack(packed), strict=True
+            names.split("\0") if names else (), RECORD.iter_unpack(packed), strict=True
         ):
             path = f"{self.here}/{name}" if self.here else name
-            if stat.S_ISDIR(record[0]) and path in self.listings:
-                directory.below[name] = record[0] & 0o777
-            elif stat.S_ISDIR(record[0]) or self._ignored(name, path):
+            is_directory = stat.S_ISDIR(record[0])
+            if self._left_out(name, path, is_directory=is_directory):
                 skipped.append(name)
+            elif is_directory:
+                directory.below[name] = record[0] & 0o777
             else:
                 self._add(directory, name, path, record)
         directory.skipped = frozenset(skipped)
         return directory
 
-    def _ignored(self, name: str, path: str) -> bool:
-        if self.known is not None and name in self.known.files:
-            return False
-        return self.rules.ignores(path)
+    def _left_out(self, name: str, path: str, *, is_directory: bool) -> bool:
+        only = self.rules.ways.get(self.here)
+        if only is not None:
+            if name in only and not is_directory:
+                raise refused(path, "no directory, but tracked")
+            return name not in only
+        if path == INPUT:
+            return True
+        if is_directory:
+            return self.rules.ignores_directory(path)
+        known = self.known is not None and name in self.known.files
+        return not known and self.rules.ignores(path)
 
     def _add(self, directory: Directory, name: str, path: str, record: Record) -> None:
         if stat.S_ISREG(record[0]):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
 from wtb_ray import errors, manifests, scans
+from wtb_ray.listings import Listers
 from wtb_ray.manifests import EMPTY, Entries, Entry
 from wtb_ray.objects import ObjectStore
 from wtb_ray.scans import Directory, Known, Moved, Rules, Scan, Unread
@@ -60,6 +61,7 @@ class Snapshots:
         objects: ObjectStore,
         executor: Executor | None,
         quota_mb: int | None = None,
+        listers: Listers | None = None,
     ) -> None:
         self.root = root
         self.tree: dict[str, Directory] = {}
@@ -70,6 +72,7 @@ class Snapshots:
         self._objects = objects
         self._executor = executor
         self._quota_mb = quota_mb
+        self._listers = listers
 
     async def take(self, *, limited: bool = True) -> Snapshot:
         """Keep the directory as it is now; `limited` refuses more than it may have in it.

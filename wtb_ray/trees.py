@@ -13,6 +13,7 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any, Final
 
+from wtb_ray.listings import Listers
 from wtb_ray.manifests import EMPTY, Entry
 from wtb_ray.model import FileTrackingConfig
 from wtb_ray.objects import ObjectStore
@@ -28,6 +29,8 @@ _BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 class TrackedTree:
     """The tracked files below `root`; `beside` is a directory of the same file system, not below it.
 
+    Work is done in `executor`; `listers`, which trees may share, look at many files.
+
     Raises:
         InvalidRequest: The configuration names paths or patterns that cannot be meant.
     """
@@ -41,13 +44,14 @@ class TrackedTree:
         beside: Path,
         executor: Executor | None = None,
         quota_mb: int | None = None,
+        listers: Listers | None = None,
     ) -> None:
         self.root = root
         self._stats = beside / "stats"
         self._objects = objects
         self._executor = executor
         self._config = config
-        self._snapshots = Snapshots(root, Rules(config), objects, executor, quota_mb)
+        self._snapshots = Snapshots(root, Rules(config), objects, executor, quota_mb, listers)
         self._restores = Restores(root, objects, self._snapshots, executor, beside)
         self._busy = asyncio.Lock()
 

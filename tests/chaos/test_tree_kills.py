@@ -109,6 +109,7 @@ class Campaign:
             *told,
             *self.recorded,
         }
+        (self.base / "told").write_text("")
         for manifest in displaced - self.recorded.keys():
             self.recorded[manifest] = await stored(self.objects, manifest)
         assert before in [self.recorded[manifest] for manifest in displaced], "a file is lost"
