@@ -56,6 +56,7 @@ def test_random_kills_change_no_result(
                     continue
         undisturbed(batch.wait(timeout=180), trace, CELLS)
         _exactly_once(stack, batch.id)
+    assert bench.verify_audit().intact
     print(f"seed {SEED}: killed {dict(killed)}")
 
 

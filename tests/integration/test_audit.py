@@ -2,12 +2,14 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
+from moto.server import ThreadedMotoServer
 from pydantic import SecretStr, ValidationError
 
 from tests.integration.store_bench import StoreBench
@@ -479,3 +481,45 @@ async def test_one_of_many_makes_the_key_file(tmp_path: Path) -> None:
     (tmp_path / "new" / "audit.key").write_text("\n")
     with pytest.raises(errors.ConfigurationError, match="holds no key"):
         make_keys(settings)
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """An S3 server with the bucket `wtb`."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    fsspec.filesystem(
+        "s3", skip_instance_cache=True, endpoint_url=f"http://{host}:{port}", key="k", secret="s"
+    ).mkdir("wtb")
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.mark.parametrize("kind", ["memory", "s3"])
+async def test_seals_lie_in_any_object_store(
+    log: Log, kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kind == "s3":
+        monkeypatch.setenv("AWS_ENDPOINT_URL", request.getfixturevalue("s3"))
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
+    async with SealObjects(f"{kind}://wtb/{log.folder.parent.name}") as objects:
+        log.objects = objects
+        assert await objects.numbers(1) == []
+        seals = await log.sealed(2, 2, 2)
+        assert (await log.verify()).intact
+        assert await objects.numbers(2) == [2, 3]
+        assert not await objects.put(seals[0].model_copy(update={"events": 7}), None)
+        assert (await log.verify()).intact
+        await log.sql("DELETE FROM seals WHERE number = 3")
+        await log.sql("UPDATE events SET actor = 'you' WHERE seq = 1")
+        assert await log.problems() == [
+            ("seal_removed", 3, None),
+            ("event_changed", 1, (await log.cursors())[0]),
+        ]
+    if kind == "s3":
+        async with SealObjects("s3://nowhere/p") as nowhere:
+            log.objects = nowhere
+            with pytest.raises(errors.Unavailable, match="s3://nowhere/p"):
+                await log.sealed(1)

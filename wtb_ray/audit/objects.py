@@ -10,9 +10,9 @@ import binascii
 import os
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import fsspec
@@ -23,6 +23,8 @@ from pydantic import ValidationError
 from wtb_ray import errors
 from wtb_ray.model import canonical
 from wtb_ray.seals import Seal, digest_of
+
+Answer = TypeVar("Answer")
 
 FOLDER: Final = "audit"
 AT_ONCE: Final = 16
@@ -70,7 +72,7 @@ class SealObjects:
                 "index": None if records is None else base64.b64encode(records).decode(),
             }
             data = canonical(body).encode()
-            await self._try(self._files.write(_name(seal.number), data))
+            await self._try(self._files.write(_name(seal.number), data), writing=True)
             stored = await self.get(seal.number)
         return stored is not None and stored.seal == seal
 
@@ -89,13 +91,13 @@ class SealObjects:
     async def __aexit__(self, *exc: object) -> None:
         await self.aclose()
 
-    async def _try(self, work: Any) -> Any:
-        """What the driver gives; None where there is nothing."""
+    async def _try(self, work: Awaitable[Answer], *, writing: bool = False) -> Answer | None:
+        """What the driver gives; None where there is nothing to read."""
         try:
             return await work
-        except FileNotFoundError:
-            return None
         except Exception as e:
+            if isinstance(e, FileNotFoundError) and not writing:
+                return None
             raise errors.Unavailable(
                 f"object store {self.url} does not answer: {type(e).__name__}: {e}",
                 reason="object_store",
