@@ -1,7 +1,7 @@
 """The story of one execution or batch: who did what, when, and how long it took in between; pure."""
 
 from collections.abc import Iterable, Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from wtb_ray.api import TimelineEntry
@@ -55,7 +55,7 @@ def what(row: EventRow) -> str:
 def line(entry: TimelineEntry, *, with_execution: bool = False) -> str:
     """An entry on one line: since the start, since the entry before, time, who, what."""
     cells = [
-        f"{entry.at:%Y-%m-%d %H:%M:%S.%f}"[:-3],
+        f"{entry.at.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}"[:-3] + "Z",
         f"+{duration(entry.since_start_s)}".rjust(WIDTHS["start"]),
         f"(+{duration(entry.gap_s)})".rjust(WIDTHS["gap"]),
         entry.actor.ljust(WIDTHS["actor"]),

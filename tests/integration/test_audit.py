@@ -321,7 +321,7 @@ async def test_what_may_still_get_an_earlier_neighbour_is_not_sealed(log: Log) -
     assert seal.events == 3
 
 
-async def test_concurrent_sealers_and_writers_miss_nothing(log: Log) -> None:
+async def test_concurrent_sealers_writers_and_a_verifier_miss_nothing(log: Log) -> None:
     done = asyncio.Event()
 
     async def write(name: str) -> None:
@@ -336,10 +336,20 @@ async def test_concurrent_sealers_and_writers_miss_nothing(log: Log) -> None:
             await asyncio.sleep(0)
         return made
 
+    async def keep_verifying() -> int:
+        count = 0
+        while not done.is_set():
+            report = await log.verify()
+            assert report.intact, report.problems
+            count += 1
+        return count
+
     sealers = [asyncio.create_task(keep_sealing()) for _ in range(3)]
+    verifier = asyncio.create_task(keep_verifying())
     await asyncio.gather(*(write(name) for name in "abcd"))
     done.set()
     made = sum(await asyncio.gather(*sealers)) + len(await log.seal())
+    assert await verifier
     report = await log.verify()
     assert (report.intact, report.seals, report.unsealed) == (True, made, 0)
     assert report.events == len(await log.cursors()) == 4 * sum(1 + i % 7 for i in range(25))
@@ -383,6 +393,7 @@ async def test_a_missing_object_of_the_newest_seal_is_forgiven_for_a_minute(log:
     await log.sealed(1)
     log.object(1).unlink()
     assert await log.problems() == []
+    assert await log.problems(first=2) == []
     await log.sql("DELETE FROM seals")
     old = KEYS.sign(
         (await _seal(log)).model_copy(update={"sealed_at": "2020-01-01T00:00:00+00:00"})

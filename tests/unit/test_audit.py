@@ -44,11 +44,11 @@ STORY = [
 def test_a_timeline_is_read_line_by_line() -> None:
     lines = [" ".join(timeline.line(e).split()) for e in timeline.entries(STORY)]
     assert lines == [
-        '2026-01-01 12:00:00.000 +0 ms (+0 ms) http:ada execution.created binding={"a":"fast"} version=v',
-        "2026-01-01 12:00:00.250 +250 ms (+250 ms) r1 execution.started owner=r1 epoch=1 attempt=1",
-        "2026-01-01 12:01:05.000 +1 min 05 s (+1 min 04 s) r1 step.completed"
+        '2026-01-01 12:00:00.000Z +0 ms (+0 ms) http:ada execution.created binding={"a":"fast"} version=v',
+        "2026-01-01 12:00:00.250Z +250 ms (+250 ms) r1 execution.started owner=r1 epoch=1 attempt=1",
+        "2026-01-01 12:01:05.000Z +1 min 05 s (+1 min 04 s) r1 step.completed"
         " step 1: a in 64000 ms, next b, c",
-        "2026-01-01 14:01:05.000 +2 h 01 min (+2 h 00 min) r1 execution.failed in b: no way (c)",
+        "2026-01-01 14:01:05.000Z +2 h 01 min (+2 h 00 min) r1 execution.failed in b: no way (c)",
     ]
 
 

@@ -55,14 +55,13 @@ class Verifier:
             Unavailable: Database or object store do not answer.
         """
         check = _Check(self._audit, self._keys, anchor)
-        newest = await self._audit.newest()
-        check.fresh = newest[0].number if newest and newest[1] < FRESH_S else None
         if first > 1:
             await self._before(check, first - 1)
         done, more = 0, True
         while more and done < limit:
             part = min(limit - done, SEALS_AT_ONCE)
             found, gaps, more = await self._page(check.number + 1, part)
+            check.fresh = await self._again(found)
             check.gaps(gaps)
             await check.seals(found)
             done += part
@@ -76,7 +75,22 @@ class Verifier:
         """Starts behind a seal that was checked before: it only has to be the same."""
         rows = await self._audit.seals(number, 1)
         row = rows[0] if rows and rows[0].number == number else None
-        check.start(number, Found(row, await self._objects.get(number)))
+        found = {number: Found(row, await self._objects.get(number))}
+        check.fresh = await self._again(found)
+        check.start(number, found[number])
+
+    async def _again(self, found: dict[int, Found]) -> int | None:
+        """Looks again for objects that were not there; gives the seal that may still lack its own.
+
+        A sealer may be at work: when a seal has one behind it, its object is there.
+        """
+        bare = [n for n, one in found.items() if one.row is not None and one.object is None]
+        if not bare:
+            return None
+        newest = await self._audit.newest()
+        for number, stored in (await self._objects.get_many(bare)).items():
+            found[number] = found[number]._replace(object=stored)
+        return newest[0].number if newest and newest[1] < FRESH_S else None
 
     async def _page(
         self, first: int, limit: int
@@ -88,7 +102,11 @@ class Verifier:
             del rows[max(rows)]
         numbers = set(rows)
         if not more:
-            numbers |= set((await self._objects.numbers(first))[:MOST_MISSING])
+            beyond = set((await self._objects.numbers(first))[:MOST_MISSING]) - numbers
+            numbers |= beyond
+            if beyond:  # a seal that was made meanwhile has its row before its object
+                later = await self._audit.seals(min(beyond), len(beyond))
+                rows |= {seal.number: seal for seal in later if seal.number in beyond}
         gaps, expected = [], first
         for number in sorted(numbers):
             if number - expected > MOST_MISSING:

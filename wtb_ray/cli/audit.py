@@ -39,7 +39,11 @@ Types = Annotated[
 ]
 Since = Annotated[
     str | None,
-    typer.Option("--since", metavar="TIME", help="From then on: 2026-05-01T12:00, or 90m, 2h, 7d."),
+    typer.Option(
+        "--since",
+        metavar="TIME",
+        help="From this local time on, 2026-05-01T12:00, or 90m, 2h, 7d ago.",
+    ),
 ]
 Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Before then.")]
 
