@@ -75,11 +75,8 @@ class Listers:
         with self._turn:
             try:
                 return self._asked(str(root), directories)
-            except (
-                OSError,
-                EOFError,
-            ):  # somebody killed a helper: the caller lists by itself this time
-                self._stop()
+            except (OSError, EOFError):
+                self._stop()  # somebody killed a helper: the caller lists by itself this time
                 return {}
 
     def close(self) -> None:
@@ -91,7 +88,10 @@ class Listers:
         while len(self._helpers) < self._count:
             command = [sys.executable, "-I", "-S", __file__]
             pipe = subprocess.PIPE
-            self._helpers.append(subprocess.Popen(command, stdin=pipe, stdout=pipe))  # noqa: S603
+            helper = subprocess.Popen(  # noqa: S603 - ourselves, out of reach of Ctrl-C
+                command, stdin=pipe, stdout=pipe, process_group=0
+            )
+            self._helpers.append(helper)
         parts = [directories[i :: self._count] for i in range(self._count)]
         for helper, part in zip(self._helpers, parts, strict=True):
             assert helper.stdin

@@ -115,7 +115,8 @@ class Snapshots:
         return top.entry.value if top is not None and top.entry is not None else EMPTY
 
     async def _scan(self) -> Scan:
-        return await run(self._executor, scans.scan, self.root, self._rules, self.tree, self.placed)
+        known = self.tree, self.placed
+        return await run(self._executor, scans.scan, self.root, self._rules, *known, self._listers)
 
     def _check(self, found: Scan) -> None:
         files, size = found.totals()

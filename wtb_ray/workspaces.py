@@ -20,6 +20,7 @@ from wtb_ray import inputs as inputs_
 from wtb_ray.context import INPUT, WORKSPACE_ENV, Workspace
 from wtb_ray.homes import FILES, Home
 from wtb_ray.inputs import Inputs, Strategy
+from wtb_ray.listings import Listers
 from wtb_ray.model import FileTrackingConfig, WorkspaceIsolationConfig
 from wtb_ray.objects import ObjectStore
 from wtb_ray.restores import Restored, Witness
@@ -51,6 +52,7 @@ class Workspaces:
         self.owner = locks.Owner.here(runner)
         self.objects = objects
         self.executor = ThreadPoolExecutor(THREADS, "files")
+        self.listers = Listers()
         self._inputs: dict[tuple[Path | None, tuple[str, ...]], Inputs] = {}
         self._keeping = asyncio.Lock()
 
@@ -115,6 +117,7 @@ class Workspaces:
     def close(self) -> None:
         """Ends the threads; no workspace is to be open any more."""
         self.executor.shutdown(wait=False)
+        self.listers.close()
 
 
 class OpenWorkspace:
@@ -305,6 +308,7 @@ class OpenWorkspace:
             beside=self._home.path,
             executor=self._spaces.executor,
             quota_mb=self.isolation.quota_mb,
+            listers=self._spaces.listers,
         )
 
     async def _place(self, inputs: Inputs) -> None:
