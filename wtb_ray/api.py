@@ -8,7 +8,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import Field
 
-from wtb_ray.model import Case, FileChange, FileEntry, Frozen, NodeRun, ScorerSpec, VariantSpec
+from wtb_ray.model import Case, Fault, FileChange, FileEntry, Frozen, NodeRun, ScorerSpec, VariantSpec
 from wtb_ray.states import BatchStatus, CellStatus, ExecutionStatus
 
 Item = TypeVar("Item")
@@ -311,3 +311,17 @@ class AuditReport(Frozen):
     unsealed_since: str | None
     next: int | None
     """The seal at which to go on, null when this was all."""
+
+
+class NodeOutcome(Frozen):
+    """What one node did with a state, when it was tried out alone."""
+
+    node: str
+    update: Any = None
+    """What it would have written."""
+    goto: list[Any] = Field(default_factory=list)
+    """Where its command would have gone."""
+    interrupts: list[Any] = Field(default_factory=list)
+    """What it asked."""
+    error: Fault | None = None
+    duration_ms: float

@@ -53,6 +53,8 @@ class Attachment:
     """Who writes: the actor of its events."""
     forbidden_prefix: str | None = None
     """Strings and paths at or below this directory are refused in state."""
+    change: dict[str, Any] | None = None
+    """What a user changes: the checkpoint then is no step but that change, in the log too."""
     workspace: Workspace | None = None
     """Where its nodes have their files."""
     calls: Calls = field(default_factory=Calls)
@@ -162,6 +164,11 @@ class Attachment:
         now: float,
         manifest: str | None,
     ) -> Row:
+        if self.change is not None:
+            told = {**self.change, "checkpoint_id": id}
+            text = orjson.dumps(told, option=orjson.OPT_SORT_KEYS)
+            ids = (self.project, self.execution_id, self.batch_id)
+            return ("state.changed", *ids, self.actor, text)
         payload = orjson.dumps(
             {
                 "thread_id": self.thread_id,
@@ -174,7 +181,8 @@ class Attachment:
             },
             option=orjson.OPT_SORT_KEYS,
         )
-        return (self.project, self.execution_id, self.batch_id, self.actor, payload)
+        ids = (self.project, self.execution_id, self.batch_id)
+        return ("step.completed", *ids, self.actor, payload)
 
     def stored(self, head: tuple[str, int]) -> None:
         """A root checkpoint is committed: its super-step has ended and the next begins."""

@@ -249,19 +249,33 @@ class RayRunners:
         Raises:
             UnknownScorer: One is not there, or is no scorer.
             InvalidRequest: One does not take its arguments.
-            RunnerUnavailable: The runner is gone.
+            RunnerUnavailable: The runner is gone, or took too long.
+        """
+        try:
+            async with asyncio.timeout(self._settings.entry_timeout_s):
+                await self.ask(runner_id, "check_scorers", list(scorers))
+        except TimeoutError as e:
+            raise errors.RunnerUnavailable(
+                "importing the scorers took too long", runner=runner_id
+            ) from e
+
+    async def ask(self, runner_id: str, method: str, *args: Any) -> Any:
+        """What a runner's method gives: `check_scorers`, `change_state`, `execute_node`.
+
+        Raises:
+            WTBError: What it raised.
+            RunnerUnavailable: The runner is gone, or died over it.
         """
         handle = await asyncio.to_thread(find, f"runner:{runner_id}")
         if handle is None:
             raise errors.RunnerUnavailable(f"runner {runner_id} is gone", runner=runner_id)
         try:
-            async with asyncio.timeout(self._settings.entry_timeout_s):
-                await handle.check_scorers.remote(list(scorers))
-        except (RayError, TimeoutError) as e:
+            return await getattr(handle, method).remote(*args)
+        except RayError as e:
             cause = unwrap(e)
             if isinstance(cause, errors.WTBError):
                 raise cause from e
-            raise errors.RunnerUnavailable(f"scorers were not checked: {cause}") from e
+            raise errors.RunnerUnavailable(f"{method} failed: {cause}", runner=runner_id) from e
 
     def worker(self, runner: Runner) -> RayWorker:
         return RayWorker(runner.id, runner.slots)

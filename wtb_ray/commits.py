@@ -41,7 +41,7 @@ KINDS: Final = {
     "checkpoints": ("text", "text", "text", "text", "jsonb", "jsonb"),
     "writes": ("text", "text", "text", "text", "text", "int4", "text", "text", "bytea"),
     "steps": ("text", "text", "int4", "text", "utf8", "text", "utf8", "float8", "text"),
-    "events": ("text", "text", "text", "text", "utf8"),
+    "events": ("text", "text", "text", "text", "text", "utf8"),
 }
 """What the columns of each statement are."""
 

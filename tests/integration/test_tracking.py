@@ -28,13 +28,13 @@ RESTS = (E.PAUSED, E.COMPLETED, E.FAILED, E.CANCELLED)
 
 
 async def start(
-    bench: Bench, entry: str, state: dict[str, Any], **spec: Any
+    bench: Bench, entry: str, state: dict[str, Any], breakpoints: tuple[str, ...] = (), **spec: Any
 ) -> tuple[ProjectVersion, Execution]:
     version = await bench.register(
         ProjectSpec(name="files", entry=f"tests.filework:{entry}", **spec)
     )
     execution = await bench.store.executions.create(
-        version, {}, state, recursion_limit=20, actor="test"
+        version, {}, state, recursion_limit=20, breakpoints=breakpoints, actor="test"
     )
     return version, execution
 

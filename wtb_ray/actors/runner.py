@@ -16,18 +16,22 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
 from wtb_ray import bundles, errors, graphs, inputs, scoring, telemetry
 from wtb_ray.actors.lease import LeaseKeeper, LoopWatch
+from wtb_ray.actors.operations import Operations
 from wtb_ray.actors.performer import Performer
 from wtb_ray.actors.sweeping import sweep_host
 from wtb_ray.actors.tracking import Tracking
+from wtb_ray.api import NodeOutcome
 from wtb_ray.db import Database, GroupCommit
 from wtb_ray.events import RunnerLagged
 from wtb_ray.model import (
     Assignment,
+    Execution,
     Fault,
     GraphInfo,
     ProjectSpec,
@@ -82,6 +86,7 @@ class VariantRunner:
         self._objects = ObjectStore(settings.objects())
         self._bundle: Path | None = None
         self._performer: Performer | None = None
+        self._operations: Operations | None = None
         self._graphs = graphs.Graphs(spec, self._saver, timeout_s=settings.entry_timeout_s)
         self._settlements: GroupCommit[Settlement, None] = GroupCommit(self._settle)
         self._held: set[tuple[str, int]] = set()
@@ -120,6 +125,9 @@ class VariantRunner:
             grace_s=self._settings.stop_grace_s,
             on_abandoned=self._new_threads,
         )
+        self._operations = Operations(
+            self._graphs, self._saver, self._store, self._spec, workspaces, self._bundle
+        )
 
     async def describe(self) -> tuple[GraphInfo, dict[str, GraphInfo]]:
         """Imports everything that the project names and says what it is.
@@ -142,6 +150,14 @@ class VariantRunner:
             InvalidRequest: One does not take its arguments.
         """
         await asyncio.to_thread(scoring.validate, scorers)
+
+    async def change_state(self, *what: Any) -> Execution:
+        """Changes the state of a paused execution; see `Operations.change_state`."""
+        return await self._operating.change_state(*what)
+
+    async def execute_node(self, *what: Any) -> NodeOutcome:
+        """Tries one node out; see `Operations.execute_node`."""
+        return await self._operating.execute_node(*what)
 
     async def start(self) -> None:
         """Imports the project and takes the lease; from then on the scheduler gives it work."""
@@ -252,6 +268,12 @@ class VariantRunner:
             await sweep_host(self._settings, self._db, actor=self.id)
         except errors.Unavailable as e:
             log.warning("no sweeping: %s", e, extra={"action": "sweep"})
+
+    @property
+    def _operating(self) -> Operations:
+        if self._operations is None:
+            raise errors.WTBError(f"runner {self.id} is asked before it was prepared")
+        return self._operations
 
     @property
     def _performing(self) -> Performer:

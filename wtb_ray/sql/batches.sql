@@ -61,6 +61,21 @@ UPDATE batches SET
     ended_at = CASE WHEN %(status)s = ANY(%(terminal)s::text[]) THEN now() END
 WHERE id = %(id)s
 
+-- name: drain_batch
+WITH running AS (
+    SELECT id FROM executions
+    WHERE batch_id = %(batch_id)s AND status = 'RUNNING' AND wanted IN ('run', 'step')
+    ORDER BY id FOR NO KEY UPDATE
+)
+UPDATE executions SET wanted = 'drain' WHERE id = ANY(ARRAY(SELECT id FROM running))
+
+-- name: undrain_batch
+WITH drained AS (
+    SELECT id FROM executions WHERE batch_id = %(batch_id)s AND wanted = 'drain'
+    ORDER BY id FOR NO KEY UPDATE
+)
+UPDATE executions SET wanted = 'run' WHERE id = ANY(ARRAY(SELECT id FROM drained))
+
 -- name: lock_finished
 SELECT b.id, b.project, b.xmin::text AS written_by, pg_current_xact_id()::text AS xid
 FROM batches b

@@ -13,6 +13,15 @@ UPDATE executions SET
     recursion_limit = coalesce(%(recursion_limit)s, recursion_limit)
 WHERE id = %(id)s
 
+-- name: hold
+WITH held AS (
+    UPDATE executions SET epoch = epoch + 1 WHERE id = %(id)s RETURNING *
+)
+SELECT e.id, e.epoch, e.thread_id, e.head, e.head_step, e.version, e.project, e.binding,
+       coalesce(e.input, k.input) AS input, e.recursion_limit, e.breakpoints, e.batch_id, k.case_id,
+       k.expected, k.metadata, e.repetition, e.suspect, e.attempt, e.wanted, e.passed
+FROM held e LEFT JOIN cases k ON k.batch_id = e.batch_id AND k.ordinal = e.case_ordinal
+
 -- name: set_breakpoints
 UPDATE executions SET breakpoints = %(breakpoints)s::text[] WHERE id = %(id)s
 

@@ -65,7 +65,7 @@ ON CONFLICT (thread_id, checkpoint_id) DO NOTHING
 
 -- name: events
 INSERT INTO events (type, project, execution_id, batch_id, actor, payload)
-SELECT 'step.completed', * FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[])
+SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[])
 
 -- name: tasks
 WITH RECURSIVE line AS (

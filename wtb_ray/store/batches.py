@@ -184,6 +184,40 @@ class Batches:
 
         return await transact(self._db, work)
 
+    async def pause(self, id: str, *, actor: str) -> Batch:
+        """Starts nothing more of the batch; what runs is given back at its next boundary.
+
+        Raises:
+            UnknownBatch: There is none with this id.
+            InvalidTransition: It neither waits nor runs.
+        """
+
+        async def work(conn: Connection) -> Batch:
+            row = await _lock(conn, id)
+            legal(row, "batch", "pause")
+            await change_batch(conn, row, "pause", events.BatchPaused(), actor)
+            await conn.execute(SQL["drain_batch"], {"batch_id": id})
+            return await _get(conn, id)
+
+        return await transact(self._db, work)
+
+    async def resume(self, id: str, *, actor: str) -> Batch:
+        """Goes on with a paused batch.
+
+        Raises:
+            UnknownBatch: There is none with this id.
+            InvalidTransition: It is not PAUSED.
+        """
+
+        async def work(conn: Connection) -> Batch:
+            row = await _lock(conn, id)
+            legal(row, "batch", "resume")
+            await change_batch(conn, row, "resume", events.BatchResumed(), actor)
+            await conn.execute(SQL["undrain_batch"], {"batch_id": id})
+            return await _get(conn, id)
+
+        return await transact(self._db, work)
+
     async def close(self, *, actor: str) -> builtins.list[str]:
         """Completes every RUNNING batch whose cells have all ended; gives their ids."""
 

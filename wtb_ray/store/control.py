@@ -11,12 +11,14 @@ from psycopg.rows import DictRow
 
 from wtb_ray import errors, events, views
 from wtb_ray.db import Connection, Database
-from wtb_ray.model import Execution, ProjectVersion, canonical
+from wtb_ray.model import Assignment, Execution, ProjectVersion, canonical
 from wtb_ray.states import TERMINAL_EXECUTION, ExecutionStatus, PauseReason, Wanted
 from wtb_ray.store.branches import locked
 from wtb_ray.store.changes import Change, apply, legal
 from wtb_ray.store.events import Entry, append_many
-from wtb_ray.store.history import get_execution
+from wtb_ray.store.executions import assignment_of
+from wtb_ray.store.history import get_execution, unknown_execution
+from wtb_ray.store.restore_points import NOWHERE
 from wtb_ray.store.sql import SQL
 from wtb_ray.store.transactions import transact
 
@@ -91,6 +93,34 @@ class Control:
             await _refuse_unanswered(conn, row)
             await _send_on(conn, row, command, recursion_limit, actor)
             return await get_execution(conn, id)
+
+        return await transact(self._db, work)
+
+    async def hold(self, id: str) -> Assignment:
+        """Takes the next epoch of a paused execution that has begun, to change its state.
+
+        It stays PAUSED; a command that comes meanwhile takes another epoch and so fences the holder.
+
+        Raises:
+            UnknownExecution: There is none with this id.
+            InvalidTransition: It is not PAUSED, or has not begun.
+        """
+
+        async def work(conn: Connection) -> Assignment:
+            row = await locked(conn, id)
+            legal(row, "execution", "resume")
+            if row["head"] is None:
+                raise errors.InvalidTransition(
+                    f"execution {id} has no state yet: start another one with the state wanted",
+                    field="status",
+                    reason="not begun",
+                    state=row["status"],
+                    command="change_state",
+                )
+            held = await (await conn.execute(SQL["hold"], {"id": id})).fetchone()
+            if held is None:
+                raise unknown_execution(id)
+            return assignment_of(held, NOWHERE)
 
         return await transact(self._db, work)
 

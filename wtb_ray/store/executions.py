@@ -181,7 +181,7 @@ class Executions:
             entries = [_started(row, owner, actor or owner) for row in rows]
             await append_many(conn, entries)
             nowhere = restore_points.NOWHERE
-            return [_assignment(row, standing.get(row["id"], nowhere)) for row in rows]
+            return [assignment_of(row, standing.get(row["id"], nowhere)) for row in rows]
 
         return await transact(self._db, work)
 
@@ -353,7 +353,7 @@ def _started(row: DictRow, owner: str, actor: str) -> Entry:
     return Entry(actor, event, row["project"], row["id"], row["batch_id"])
 
 
-def _assignment(row: DictRow, standing: restore_points.Standing) -> Assignment:
+def assignment_of(row: DictRow, standing: restore_points.Standing) -> Assignment:
     return Assignment(
         execution_id=row["id"],
         epoch=row["epoch"],
