@@ -1,6 +1,7 @@
 """Directories listed by helper processes: the same as without, and never the worse for it."""
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ def root(tmp_path: Path) -> Path:
         (tmp_path / directory).mkdir(parents=True, exist_ok=True)
         for i in range(200):
             (tmp_path / directory / f"file{i}").touch()
+    time.sleep(0.1)  # older than what a scan doubts
     return tmp_path
 
 
