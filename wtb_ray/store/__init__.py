@@ -7,7 +7,9 @@ A command locks rows in the order leases, batches, executions by id, cells; chec
 from wtb_ray.db import Database
 from wtb_ray.store.audit import Audit
 from wtb_ray.store.batches import Batches
+from wtb_ray.store.branches import Branches
 from wtb_ray.store.cells import Cells
+from wtb_ray.store.control import Control
 from wtb_ray.store.events import Events
 from wtb_ray.store.executions import Executions
 from wtb_ray.store.files import Files
@@ -23,6 +25,8 @@ class Store:
         self.db = db
         self.projects = Projects(db)
         self.executions = Executions(db)
+        self.branches = Branches(db)
+        self.control = Control(db)
         self.files = Files(db)
         self.cells = Cells(db)
         self.batches = Batches(db)

@@ -6,17 +6,16 @@ of sealers may run: one wins. Nothing here changes or deletes a seal or an event
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Final, LiteralString, NamedTuple
+from typing import Any, LiteralString, NamedTuple
 
 from psycopg.rows import DictRow, tuple_row
 
 from wtb_ray.api import AuditCount, AuditError, AuditSummary, Page
-from wtb_ray.db import Database, queries
+from wtb_ray.db import Database
 from wtb_ray.events import Cursor, EventRow
 from wtb_ray.seals import Place, Row, Seal
 from wtb_ray.store.events import event_row
-
-SQL: Final = queries("audit")
+from wtb_ray.store.sql import SQL
 
 
 class Poll(NamedTuple):

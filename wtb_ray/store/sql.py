@@ -5,9 +5,11 @@ from typing import Final, LiteralString
 from wtb_ray.db import queries
 
 FILES: Final = (
+    "audit",
     "projects",
     "executions",
     "restore_points",
+    "control",
     "files",
     "cells",
     "batches",
