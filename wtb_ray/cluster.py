@@ -9,6 +9,7 @@ import logging
 import os
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final, cast
 
 import ray
@@ -122,11 +123,16 @@ def ensure_singletons(settings: Settings, url: str) -> None:
         ("lifecycle", ActorLifecycle, (settings, url, runners)),
         ("audit", AuditSink, (settings, url)),
     )
-    for name, cls, arguments in singletons:
-        make = ray.remote(cls).options(**SINGLETON, name=name).remote
+    makers = {
+        name: partial(ray.remote(cls).options(**SINGLETON, name=name).remote, *arguments)
+        for name, cls, arguments in singletons
+    }
+    for make in makers.values():
+        make()  # their processes start at the same time
+    for name, make in makers.items():
         deadline = time.monotonic() + START_TIMEOUT_S
         while True:
-            handle = make(*arguments)
+            handle = make()
             try:
                 if ray.get(handle.configured.remote(), timeout=START_TIMEOUT_S) == mark:
                     break
