@@ -23,7 +23,7 @@ def moto() -> Iterator[dict[str, Any]]:
     server.start()
     host, port = server.get_host_and_port()
     options = {"endpoint_url": f"http://{host}:{port}", **CREDENTIALS}
-    fsspec.filesystem("s3", skip_instance_cache=True, **options).mkdir(BUCKET)
+    fsspec.filesystem("s3", skip_instance_cache=True, **options).makedirs(BUCKET, exist_ok=True)
     yield options
     server.stop()
 

@@ -23,11 +23,13 @@ from wtb_ray.objects.waiting import bounded, retried
 
 T = TypeVar("T")
 
-PART = 8 << 20
-"""The most that one request moves."""
+PART = 4 << 20
+"""The most that one request reads."""
 _AT_ONCE = 16
+"""Requests, and objects on their way in, at a time: of all callers together."""
 _LOOK_FIRST = 1 << 20
 """From this size on a look whether the object is there costs less than sending it again."""
+NO_PLACE = "no such bucket"
 _SETTING = (PermissionError, NotADirectoryError, IsADirectoryError, FileNotFoundError)
 
 
@@ -39,6 +41,8 @@ class Remote(ABC):
         self._deadline_s = deadline_s
         self._known = Known()
         self._damaged = Known()
+        self._requests = asyncio.Semaphore(_AT_ONCE)
+        self._fetches = asyncio.Semaphore(_AT_ONCE)
 
     async def size(self, digest: str) -> int | None:
         return await self._call(lambda: self._size(key_of(digest)))
@@ -73,15 +77,19 @@ class Remote(ABC):
         self._damaged.discard(digest)
 
     async def _send(self, key: str, data: bytes) -> None:
-        await self._call(lambda: self._put(key, data))
+        try:
+            await self._call(lambda: self._put(key, data))
+        except FileNotFoundError as e:
+            raise self._misplaced(e, NO_PLACE) from e
 
     async def _fetch_one(self, incoming: Incoming) -> None:
         try:
-            try:
-                await self._receive(incoming)
-            except errors.ObjectCorrupt:
-                # It may have been damaged on the way only, or replaced between two ranges.
-                await self._receive(incoming)
+            async with self._fetches:
+                try:
+                    await self._receive(incoming)
+                except errors.ObjectCorrupt:
+                    # It may have been damaged on the way only, or replaced between two ranges.
+                    await self._receive(incoming)
         except errors.NotFound:
             self._known.discard(incoming.digest)
             raise
@@ -119,12 +127,13 @@ class Remote(ABC):
     async def _call(self, call: Callable[[], Awaitable[T]]) -> T:
         """Retried, with the driver's errors as errors of ours; FileNotFoundError stays."""
         try:
-            return await retried(
-                call,
-                self._passing,
-                deadline_s=self._deadline_s,
-                attempt_s=max(1.0, self._deadline_s / 3),
-            )
+            async with self._requests:
+                return await retried(
+                    call,
+                    self._passing,
+                    deadline_s=self._deadline_s,
+                    attempt_s=max(1.0, self._deadline_s / 3),
+                )
         except (errors.WTBError, FileNotFoundError):
             raise
         except Exception as e:
@@ -172,7 +181,12 @@ class Plain(Remote):
         self._prefix = str(cls._strip_protocol(url)).rstrip("/")
 
     async def upload(self, path: Path) -> tuple[str, int]:
-        digest, size = await self._call(lambda: asyncio.to_thread(self._upload, path))
+        try:
+            digest, size = await self._call(lambda: asyncio.to_thread(self._upload, path))
+        except FileNotFoundError as e:
+            if e.filename == str(path):
+                raise
+            raise self._misplaced(e, NO_PLACE) from e
         self._settled(digest)
         return digest, size
 

@@ -1,7 +1,9 @@
 """Objects in a bucket of S3 or of a server that speaks its protocol.
 
-Endpoint, region and credentials come from where AWS tools look for them. Large files are read twice
-and sent in parts, compressed on the way: no copy is made, and nothing appears unless it is whole.
+Endpoint, region and credentials come from where AWS tools look for them; the permissions needed are
+ListBucket (else the server does not tell a missing object from a forbidden one), GetObject,
+PutObject and AbortMultipartUpload. Large files are read twice and sent in parts, compressed on the
+way: no copy is made, and nothing appears unless it is whole.
 The server checks each request by the checksum that the driver sends along.
 """
 
@@ -17,11 +19,12 @@ import s3fs.core
 
 from wtb_ray import errors
 from wtb_ray.objects.blobs import Source, key_of
-from wtb_ray.objects.remote import PART, Remote
+from wtb_ray.objects.remote import NO_PLACE, PART, Remote
 
 T = TypeVar("T")
 
-_PARTS_AT_ONCE = 4
+_UPLOAD_PART = 8 << 20
+_UPLOADS_AT_ONCE, _PARTS_AT_ONCE = 2, 4
 _MOST_PARTS = 9_000
 _READINGS = 3
 """How often a file that changes while it is sent is started again."""
@@ -72,6 +75,7 @@ class S3(Remote):
         self._bucket, prefix, _ = self._fs.split_path(url)
         self._prefix = f"{prefix.rstrip('/')}/" if prefix else ""
         self._bucket_seen = False
+        self._uploads = asyncio.Semaphore(_UPLOADS_AT_ONCE)
 
     async def aclose(self) -> None:
         if self._fs._s3 is not None:
@@ -104,22 +108,19 @@ class S3(Remote):
         try:
             await self._fs._call_s3("head_bucket", Bucket=self._bucket)
         except FileNotFoundError as e:
-            raise self._misplaced("there is no such bucket", "no such bucket") from e
+            raise self._misplaced(e, NO_PLACE) from e
         except PermissionError:
             pass  # who may read objects need not be allowed to look at buckets
         self._bucket_seen = True
 
     async def _put(self, key: str, data: bytes) -> None:
-        try:
-            await self._request("put_object", key, Body=data)
-        except FileNotFoundError as e:
-            raise self._misplaced("there is no such bucket", "no such bucket") from e
+        await self._request("put_object", key, Body=data)
 
     async def _send(self, key: str, data: bytes) -> None:
-        if len(data) < 2 * PART:
+        if len(data) < 2 * _UPLOAD_PART:
             await super()._send(key, data)
             return
-        parts = (data[i : i + PART] for i in range(0, len(data), PART))
+        parts = (data[i : i + _UPLOAD_PART] for i in range(0, len(data), _UPLOAD_PART))
         await self._multipart(key, next(parts), parts, lambda: True)
 
     async def _range(self, key: str, start: int) -> tuple[bytes, int]:
@@ -129,7 +130,7 @@ class S3(Remote):
             )
         except FileNotFoundError as e:
             if _code(e) == "NoSuchBucket":
-                raise self._misplaced("there is no such bucket", "no such bucket") from e
+                raise self._misplaced(e, NO_PLACE) from e
             raise
         except OSError as e:
             if _code(e) in ("InvalidRange", "416"):
@@ -148,7 +149,9 @@ class S3(Remote):
             digest, size = await asyncio.to_thread(_survey, path)
             try:
                 stored = await self._stored(digest) is not None
-                if stored or await self._upload(path, digest, size):
+                async with self._uploads:
+                    stored = stored or await self._upload(path, digest, size)
+                if stored:
                     self._settled(digest)
                     return digest, size
             except _UploadGone as e:
@@ -162,13 +165,13 @@ class S3(Remote):
         """Whether the file still had this digest; else nothing was stored."""
         with path.open("rb", buffering=0) as file:
             source = await asyncio.to_thread(Source, file)
-            parts = _parts(source.pieces(), max(PART, -(-size // _MOST_PARTS)))
+            parts = _parts(source.pieces(), max(_UPLOAD_PART, -(-size // _MOST_PARTS)))
             first = await asyncio.to_thread(next, parts, b"")
             second = await asyncio.to_thread(next, parts, None)
             if second is None:
                 same = source.digest == digest
                 if same:
-                    await self._call(lambda: self._put(key_of(digest), first))
+                    await Remote._send(self, key_of(digest), first)
                 return same
             rest = _chained(second, parts)
             return await self._multipart(
@@ -196,7 +199,7 @@ class S3(Remote):
         try:
             return await self._request("create_multipart_upload", key)
         except FileNotFoundError as e:
-            raise self._misplaced("there is no such bucket", "no such bucket") from e
+            raise self._misplaced(e, NO_PLACE) from e
 
     async def _send_parts(
         self, key: str, upload: dict[str, str], first: bytes, rest: Iterator[bytes]

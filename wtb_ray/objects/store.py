@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import os
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -223,9 +224,10 @@ def _reading(paths: Iterable[Path]) -> Iterator[list[bytes | Path]]:
     size = 0
     for path in paths:
         with path.open("rb") as file:
-            data = file.read(SMALL + 1)
-        item: bytes | Path = data if len(data) <= SMALL else path
-        length = len(data) if item is data else 0
+            large = os.fstat(file.fileno()).st_size > SMALL
+            data = b"" if large else file.read(SMALL + 1)
+        item: bytes | Path = path if large or len(data) > SMALL else data
+        length = 0 if item is path else len(data)
         if group and (size + length > _ROUND_BYTES or len(group) == _ROUND_ITEMS):
             yield group
             group, size = [], 0

@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import random
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -13,9 +13,12 @@ _FIRST, _LONGEST = 0.1, 5.0
 
 
 async def bounded(
-    limit: int, items: Iterable[Item], work: Callable[[Item], Awaitable[None]]
+    limit: int, items: Sequence[Item], work: Callable[[Item], Awaitable[None]]
 ) -> None:
     """Do `work` for every item, `limit` at a time; the first error ends all and is raised."""
+    if len(items) == 1:
+        await work(items[0])
+        return
     waiting = iter(items)
 
     async def worker() -> None:
@@ -24,7 +27,7 @@ async def bounded(
 
     try:
         async with asyncio.TaskGroup() as group:
-            for _ in range(limit):
+            for _ in range(min(limit, len(items))):
                 group.create_task(worker())
     except BaseExceptionGroup as e:
         raise e.exceptions[0] from None
