@@ -14,17 +14,19 @@ touched. Workspace files are not fsynced: what a power failure leaves is read an
 cache does not outlive a boot; the journal and all objects are.
 """
 
+import errno
 import json
 import os
 import secrets
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from wtb_ray import errors, manifests, moves
-from wtb_ray.manifests import EMPTY, Entry
+from wtb_ray.manifests import EMPTY, Entry, shown
 from wtb_ray.moves import Plan, refused
 from wtb_ray.objects import ObjectStore
 from wtb_ray.snapshots import Snapshots, run
@@ -82,13 +84,16 @@ class Restores:
         Raises:
             RestoreRefused: It cannot be done; everything is as it was.
         """
-        before = await run(self._executor, self._read_intent)
+        with _translated():
+            await run(self._executor, self._root.mkdir, parents=True, exist_ok=True)
+            before = await run(self._executor, self._read_intent)
         present = await self._capture()
         intent = await self._extended(before, present, target)
         plan = await self._plan(present, target, before)
         if plan is not None:
-            await self._fetch(plan)
-            await run(self._executor, self._write_intent, intent)
+            with _translated():
+                await self._fetch(plan)
+                await run(self._executor, self._write_intent, intent)
             await self._apply(plan, present, before, intent)
         displaced = [kept for kept in intent.displaced if kept not in (EMPTY, target)]
         done = Restored(
@@ -106,7 +111,6 @@ class Restores:
     # --- what is there ---
 
     async def _capture(self) -> str:
-        await run(self._executor, self._root.mkdir, parents=True, exist_ok=True)
         try:
             return (await self._snapshots.take(limited=False)).manifest
         except errors.FilesRefused as e:
@@ -188,9 +192,8 @@ class Restores:
         try:
             await self._move(plan)
         except OSError as e:
-            path = str(e.filename2 or e.filename or "").removeprefix(f"{self._root}/")
             await self._undo(present, before, intent)
-            raise refused(path, e.strerror or str(e)) from e
+            raise _as_ours(e, self._root) from e
 
     async def _undo(self, present: str, before: Intent, intent: Intent) -> None:
         """Makes the tree what it was; should this fail too, the journal is left to the next one."""
@@ -239,6 +242,26 @@ class Restores:
     def _close(self) -> None:
         self._clear_stage(anew=False)
         self._intent.unlink(missing_ok=True)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Errors of the file system, before anything was touched, as errors of ours."""
+    try:
+        yield
+    except OSError as e:
+        raise _as_ours(e) from e
+
+
+def _as_ours(error: OSError, root: Path | None = None) -> errors.WTBError:
+    path = os.fsdecode(error.filename2 or error.filename or "")
+    path = path.removeprefix(f"{root}/") if root is not None else path
+    reason = error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return errors.StorageFull(
+            f"no room left for {shown(path)}: {reason}", path=shown(path), reason=reason
+        )
+    return refused(path, reason)
 
 
 def _damage(error: errors.WTBError) -> str:

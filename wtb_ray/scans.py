@@ -9,6 +9,7 @@ Guarantees: links are never followed; what cannot be kept is refused with its pa
 Writes nothing, never hashes; knows nothing of objects. All of it is meant to run in threads.
 """
 
+import errno
 import os
 import stat
 import time
@@ -116,16 +117,13 @@ def _normal(path: str) -> str:
 def _look(root: Path, here: str) -> Listing:
     try:
         return listing(f"{root}/{here}")
-    except (FileNotFoundError, NotADirectoryError) as e:
-        if here:
-            raise Moved(here) from e
-        raise errors.FilesRefused(
-            f"there is no workspace {root}", path=str(root), reason="no such directory"
-        ) from e
-    except PermissionError as e:
-        raise refused(here, "no permission") from e
     except OSError as e:
-        raise refused(here, e.strerror or str(e)) from e
+        if here:
+            raise unreadable(here, e) from e
+        reason = e.strerror or str(e)
+        raise errors.FilesRefused(
+            f"the workspace {root} cannot be read: {reason}", path=str(root), reason=reason
+        ) from e
 
 
 class _Looks:
@@ -323,6 +321,14 @@ class _Reader:
 # --- reading ---
 
 
+def unreadable(path: str, error: OSError) -> Exception:
+    """What it means that a file cannot be read which was there a moment ago."""
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.ESTALE):
+        return Moved(path)
+    denied = isinstance(error, PermissionError)
+    return refused(path, "no permission" if denied else error.strerror or str(error))
+
+
 def content(root: Path, unread: Unread) -> bytes:
     """The bytes of a file as they were during the scan.
 
@@ -336,10 +342,8 @@ def content(root: Path, unread: Unread) -> bytes:
             data = file.read(unread.record[2] + 1)
             if record_of(os.fstat(fd)) != unread.record or len(data) != unread.record[2]:
                 raise Moved(unread.path)
-    except PermissionError as e:
-        raise refused(unread.path, "no permission") from e
     except OSError as e:
-        raise Moved(unread.path) from e
+        raise unreadable(unread.path, e) from e
     return data
 
 

@@ -159,9 +159,9 @@ class Snapshots:
     async def _stream(self, found: Scan, unread: Unread, sent: _Sent) -> None:
         try:
             digest = await self._objects.put_file(self.root / unread.path)
-        except PermissionError as e:
-            raise scans.refused(unread.path, "no permission") from e
-        except (OSError, errors.FilesRefused) as e:
+        except OSError as e:
+            raise scans.unreadable(unread.path, e) from e
+        except errors.FilesRefused as e:
             raise Moved(unread.path) from e
         if not await run(self._executor, scans.unchanged, self.root, unread):
             raise Moved(unread.path)

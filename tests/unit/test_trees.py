@@ -1,6 +1,7 @@
 """Keeping and restoring a directory: what is kept, what is refused, and what it costs."""
 
 import asyncio
+import errno
 import os
 import secrets
 import socket
@@ -259,7 +260,39 @@ async def test_files_that_come_and_go_do_not_disturb(
         churner.join()
 
 
+@pytest.mark.parametrize("name", ["closed file", "closed directory"])
+async def test_what_may_not_be_read_is_refused(
+    tracked: Trees, root: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (root / "closed file").touch()
+    (root / "closed directory").mkdir()
+    opened = os.open
+
+    def denied(path: Any, *arguments: Any, **named: Any) -> int:  # nothing keeps root out
+        if str(path).endswith(name):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return opened(path, *arguments, **named)
+
+    monkeypatch.setattr(os, "open", denied)
+    await refused(tracked(), name, "no permission")
+
+
+async def test_a_workspace_that_is_not_there_is_refused(tracked: Trees, root: Path) -> None:
+    root.rmdir()
+    await refused(tracked(), str(root), "No such file")
+
+
 # --- restores ---
+
+
+async def test_a_restore_finds_no_place(tracked: Trees, root: Path) -> None:
+    root.rmdir()
+    root.parent.rmdir()
+    root.parent.touch()
+    with pytest.raises(errors.RestoreRefused) as raised:
+        await tracked().restore(None)
+    assert raised.value.details["path"] == str(root)
+    assert raised.value.details["reason"]
 
 
 async def test_a_restore_tells_what_it_did_and_keeps_what_it_displaced(
@@ -391,8 +424,16 @@ async def test_files_with_another_name_elsewhere_are_replaced_not_written(
     assert stat.S_IMODE((root / "b").stat().st_mode) == 0o644
 
 
+@pytest.mark.parametrize(
+    ("number", "raised"),
+    [(errno.EPERM, errors.RestoreRefused), (errno.ENOSPC, errors.StorageFull)],
+)
 async def test_a_failure_in_the_middle_is_undone(
-    tracked: Trees, root: Path, monkeypatch: pytest.MonkeyPatch
+    tracked: Trees,
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    raised: type[errors.WTBError],
 ) -> None:
     tree = tracked()
     make(root, TREE)
@@ -404,12 +445,13 @@ async def test_a_failure_in_the_middle_is_undone(
         nonlocal calls
         calls += 1
         if calls == 2:
-            raise PermissionError(1, "not now", source, None, target)
+            raise OSError(number, "not now", source, None, target)
         rename(source, target)
 
     monkeypatch.setattr(os, "rename", fails_once)
-    with pytest.raises(errors.RestoreRefused, match="not now"):
+    with pytest.raises(raised, match="not now") as failure:
         await tree.restore(manifest)
+    assert failure.value.details["path"] in {"run.sh", "data/rows", "data/again", "readme"}
     assert look(root) == before
     assert (await tree.restore(manifest)).displaced
 
