@@ -12,13 +12,13 @@ from typing import Any
 import fsspec
 from moto.server import ThreadedMotoServer
 
-BUCKET = "wtb"
+BUCKET = "wtb-objects"
 CREDENTIALS = {"key": "test", "secret": "test"}
 
 
 @contextmanager
 def moto() -> Iterator[dict[str, Any]]:
-    """Storage options of an S3 server with the bucket `wtb`."""
+    """Storage options of an S3 server with the bucket `wtb-objects`."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()

@@ -47,7 +47,7 @@ async def store(
     name, options = secrets.token_hex(4), {}
     if request.param == "s3":
         options, raw = request.getfixturevalue("s3"), request.getfixturevalue("raw_s3")
-        url = f"s3://wtb/{name}"
+        url = f"s3://wtb-objects/{name}"
     else:
         url = f"memory://{name}" if request.param == "memory" else f"file://{tmp_path}/{name}"
         raw = fsspec.filesystem(request.param)
@@ -280,10 +280,12 @@ async def test_the_environment_alone_configures_s3(
         monkeypatch.setenv("AWS_REGION", "eu-north-1")
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
-        async with ObjectStore("s3://wtb/with/prefix") as objects:
+        async with ObjectStore("s3://wtb-objects/with/prefix") as objects:
             digest = await objects.put(b"by environment")
             assert await objects.get(digest) == b"by environment"
-    assert {request.path for request in server.seen} == {f"/wtb/with/prefix/{key_of(digest)}"}
+    assert {request.path for request in server.seen} == {
+        f"/wtb-objects/with/prefix/{key_of(digest)}"
+    }
     assert all(b"somebody/" in r.head and b"/eu-north-1/s3" in r.head for r in server.seen)
 
 
@@ -302,10 +304,10 @@ async def test_the_files_of_aws_configure_s3(
         (tmp_path / ".aws/credentials").write_text(
             "[lab]\naws_access_key_id = other\naws_secret_access_key = x\n"
         )
-        async with ObjectStore("s3://wtb") as objects:
+        async with ObjectStore("s3://wtb-objects") as objects:
             digest = await objects.put(b"by files")
             assert await objects.exists(digest)
-    assert {request.path for request in server.seen} == {f"/wtb/{key_of(digest)}"}
+    assert {request.path for request in server.seen} == {f"/wtb-objects/{key_of(digest)}"}
     assert all(b"other/" in r.head and b"/eu-west-3/s3" in r.head for r in server.seen)
 
 
@@ -342,7 +344,7 @@ async def test_a_folder_that_cannot_be_written_is_a_setting_that_is_wrong(tmp_pa
 
 async def test_a_server_that_is_away_is_unavailable() -> None:
     options = {"endpoint_url": "http://127.0.0.1:9", **CREDENTIALS}
-    async with ObjectStore("s3://wtb/x", deadline_s=0.5, **options) as objects:
+    async with ObjectStore("s3://wtb-objects/x", deadline_s=0.5, **options) as objects:
         with pytest.raises(errors.Unavailable, match="does not answer"):
             await objects.get(ABSENT)
 

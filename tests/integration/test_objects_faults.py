@@ -71,7 +71,7 @@ async def test_passing_faults_are_outlived(server: FaultyServer, how: str) -> No
     assert server.faults == 9
 
 
-@pytest.mark.parametrize("how", ["500", "lose", "repeat", "flip"])
+@pytest.mark.parametrize("how", ["lose", "repeat", "flip"])
 async def test_passing_faults_of_large_files_are_outlived(
     server: FaultyServer, tmp_path: Path, how: str
 ) -> None:
@@ -267,7 +267,7 @@ async def test_no_credentials_at_all_is_a_setting(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
-    async with ObjectStore("s3://wtb/x", endpoint_url=server.url) as objects:
+    async with ObjectStore("s3://wtb-objects/x", endpoint_url=server.url) as objects:
         with pytest.raises(errors.ConfigurationError) as e:
             await objects.put(b"x")
     assert e.value.details["reason"] == "wrong credentials"
@@ -322,3 +322,14 @@ async def test_a_target_without_room_is_told_and_left_alone(small: Path, tmp_pat
                 await objects.get_file(digest, small / "out")
             assert e.value.details["path"] == str(small / "out")
             assert list(small.iterdir()) == []
+
+
+async def test_a_disk_that_became_read_only_is_a_setting_that_is_wrong(small: Path) -> None:
+    async with ObjectStore(f"file://{small}/objects") as objects:
+        kept = await objects.put(b"kept")
+        subprocess.run(["mount", "-o", "remount,ro", small], check=True)
+        with pytest.raises(errors.ConfigurationError) as e:
+            await objects.put(b"more")
+        assert e.value.details["setting"] == "objects_url"
+        assert e.value.details["reason"] == "Read-only file system"
+        assert await objects.get(kept) == b"kept"

@@ -14,8 +14,8 @@ import pytest
 
 from tests.integration.object_bench import CREDENTIALS, moto
 
-MIB = int(os.environ.get("WTB_TEST_FILE_MIB", "256"))
-GROWTH_MIB = 100
+MIB = int(os.environ.get("WTB_TEST_FILE_MIB", "192"))
+GROWTH_MIB = 80
 
 ROUND_TRIP = """
 import asyncio, os, resource, sys
@@ -77,4 +77,4 @@ def test_large_files_in_s3(s3: dict[str, Any], tmp_path: Path) -> None:
         "AWS_ACCESS_KEY_ID": CREDENTIALS["key"],
         "AWS_SECRET_ACCESS_KEY": CREDENTIALS["secret"],
     }
-    assert growth("s3://wtb/large", tmp_path, MIB // 2, "noise", **env) < GROWTH_MIB
+    assert growth("s3://wtb-objects/large", tmp_path, MIB // 2, "noise", **env) < GROWTH_MIB
