@@ -1,26 +1,39 @@
 """The RAG example with what is outside its process: other processes, and a chat service."""
 
+import asyncio
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.postgres import PostgresSaver
 
 from wtb_ray import entries
-from wtb_ray.context import Context, entered
+from wtb_ray.context import WORKSPACE_ENV, Context, entered
 from wtb_ray.errors import ConfigurationError, NodeFailed
 from wtb_ray.examples import rag
-from wtb_ray.model import digest
+from wtb_ray.model import FileTrackingConfig, digest
+from wtb_ray.objects import ObjectStore
+from wtb_ray.trees import TrackedTree
 
 QUESTION = "How can I merge several sorted inputs into one sorted output?"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The workspace of runs outside the bench."""
+    monkeypatch.setenv(WORKSPACE_ENV, str(tmp_path))
+    return tmp_path
 
 
 @dataclass
@@ -160,3 +173,64 @@ def test_cases_and_corpus_are_the_same_in_every_process() -> None:
     # Not compared with this process, in which other tests have patched the library.
     assert len(said) == 1
     assert said.pop().split(" ")[0] == digest([case.model_dump() for case in rag.cases()])
+
+
+RUN = """
+import json, logging, sys
+from langgraph.checkpoint.postgres import PostgresSaver
+from wtb_ray import bindings, entries
+from wtb_ray.examples import rag
+logging.basicConfig(level=logging.INFO, format="%(message)s")
+url, deed, question = sys.argv[1:]
+answers = {}
+with PostgresSaver.from_conn_string(url) as saver:
+    for retriever in ("bm25", "tfidf", "char"):
+        path = bindings.implementations(rag.project(), {"retrieve": retriever})["retrieve"]
+        found = {"retrieve": entries.load_implementation(path, field="retrieve")}
+        builder = entries.bind(entries.load_entry(rag.project().entry).builder, found)
+        app = builder.compile(saver, interrupt_after=["load"] if deed == "cut" else [])
+        config = {"configurable": {"thread_id": retriever if deed != "whole" else "w" + retriever}}
+        state = app.invoke(None if deed == "go on" else {"question": question}, config)
+        answers[retriever] = [state.get(key) for key in ("answer", "candidates", "hits")]
+print(json.dumps(answers))
+"""
+
+
+def run(url: str, workspace: Path, deed: str) -> tuple[dict[str, Any], bool]:
+    """What a fresh process answers, and whether it built an index."""
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, url, deed, "What removes a direktory tree rekursively?"],
+        env={**os.environ, WORKSPACE_ENV: str(workspace)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout), "indexing" in done.stderr
+
+
+async def test_a_run_that_was_cut_off_goes_on_with_the_restored_index(
+    url: str, tmp_path: Path
+) -> None:
+    """Another process in another directory: the same answers, and no index is built."""
+    with PostgresSaver.from_conn_string(url) as saver:
+        saver.setup()
+    first, second, whole = (tmp_path / name for name in ("first", "second", "whole"))
+    for directory in (first, second, whole):
+        (directory / "files").mkdir(parents=True)
+    (wanted, built), (cut, built_too) = await asyncio.gather(
+        asyncio.to_thread(run, url, whole / "files", "whole"),
+        asyncio.to_thread(run, url, first / "files", "cut"),
+    )
+    assert built
+    assert built_too
+    assert all(answer for answer, _, _ in wanted.values())
+    assert cut == {retriever: [None, None, None] for retriever in wanted}
+    config = FileTrackingConfig()
+    async with ObjectStore(f"file://{tmp_path}/objects") as objects:
+        tree = TrackedTree(first / "files", config, objects, beside=first)
+        kept = await tree.snapshot()
+        shutil.rmtree(first)
+        await TrackedTree(second / "files", config, objects, beside=second).restore(kept.manifest)
+    assert await asyncio.to_thread(run, url, second / "files", "go on") == (wanted, False)

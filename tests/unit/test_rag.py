@@ -1,25 +1,43 @@
 """The RAG example, run by plain LangGraph: its corpus, its cases, its variants and its loop."""
 
+import hashlib
+import io
 import json
 import pydoc
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
+import bm25s
+import numpy as np
 import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from scipy.sparse import csr_array
+from sklearn.feature_extraction.text import TfidfVectorizer
 
 from wtb_ray import bindings, entries
-from wtb_ray.context import Context, entered
+from wtb_ray.context import WORKSPACE_ENV, Context, Workspace, entered
+from wtb_ray.errors import NodeFailed
 from wtb_ray.examples import rag
-from wtb_ray.examples.rag import bm25, demo, graph, queries, rerank, text, vectors
+from wtb_ray.examples.rag import bm25, demo, graph, index, queries, rerank, text, vectors
 from wtb_ray.examples.rag.corpus import Corpus, corpus
 from wtb_ray.model import Case, ScorerSpec
 from wtb_ray.scoring import CellOutcome, score
 
 BINDINGS = {f"{binding['retrieve']}+{binding['rerank']}": binding for binding in rag.matrix()}
 ONCE_THROUGH = ["load", "expand", "retrieve", "rerank", "answer"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The workspace of runs outside the bench."""
+    made = tmp_path_factory.mktemp("workspace")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(WORKSPACE_ENV, str(made))
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -208,8 +226,8 @@ async def test_a_hopeless_question_ends_after_two_rewrites(question: str) -> Non
 
 
 def test_a_rewritten_query_that_finds_less_changes_nothing() -> None:
-    state: dict[str, Any] = {"question": "", "asked": ["zebra", "crossing"], "query": "zebra"}
-    worse = bm25.bm25({**state, "rewrites": 1, "coverage": 0.4})  # type: ignore[typeddict-item]
+    asked: Any = {"question": "", "asked": ["zebra", "crossing"], "query": "zebra"}
+    worse = bm25.bm25({**asked, **graph.load({}), "rewrites": 1, "coverage": 0.4})
     assert worse == {"coverage": 0.4}
 
 
@@ -332,10 +350,59 @@ async def test_the_scorers_judge_answer_and_candidates(cases: list[Case]) -> Non
 # Nodes by themselves
 
 
-def test_indexes_are_built_once() -> None:
-    assert bm25.index() is bm25.index()
-    assert vectors.char_space() is vectors.char_space()
-    assert vectors.tfidf_space() is not vectors.char_space()
+def test_the_index_is_built_once_and_opened_once(folder: Path, tmp_path: Path) -> None:
+    assert graph.built() is graph.built()
+    first = graph.load({})["index"]
+    opened = index.part(first, "words", vectors.of_pieces)
+    with entered(Context("e", {}, "", Workspace(str(tmp_path)))):
+        second = graph.load({})["index"]
+        assert index.part(second, "words", vectors.of_pieces) is opened
+    assert first == second == {"ref": "workspace:index.npz", "digest": graph.built().digest}
+    assert (folder / "index.npz").read_bytes() == (tmp_path / "index.npz").read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["index.npz"]
+
+
+def test_an_opened_index_scores_as_the_libraries_do(known: Corpus) -> None:
+    file = graph.load({})["index"]
+    texts = [chunk.text for chunk in known.chunks]
+    ranker = bm25s.BM25(k1=1.2, b=0.6)
+    ranker.index([text.terms(each) for each in texts], show_progress=False)
+    words = TfidfVectorizer(analyzer=text.pairs, sublinear_tf=True, dtype=np.float32)
+    pieces = TfidfVectorizer(
+        analyzer="char_wb", ngram_range=(3, 4), sublinear_tf=True, min_df=2, dtype=np.float32
+    )
+    spaces: list[tuple[TfidfVectorizer, vectors.Space]] = [
+        (words, index.part(file, "terms", vectors.of_terms)),
+        (pieces, index.part(file, "words", vectors.of_pieces)),
+    ]
+    query = "remove a directory tree, but not its links"
+    scores = index.part(file, "bm25", bm25.opened).scores(query)
+    assert np.array_equal(scores, ranker.get_scores(text.terms(query)))
+    for vectorizer, space in spaces:
+        chunks = csr_array(vectorizer.fit_transform(texts))
+        wanted = (csr_array(vectorizer.transform([query])) @ chunks.T).todense()
+        assert np.array_equal(space.scores(query), np.asarray(wanted).ravel())
+
+
+def test_another_file_than_the_one_that_was_built_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "index.npz").write_bytes(b"something else")
+    other: Any = {"ref": "workspace:index.npz", "digest": "0" * 64}
+    with entered(Context("e", {}, "", Workspace(str(tmp_path)))):
+        with pytest.raises(NodeFailed, match="is not the index that was built"):
+            index.part(other, "bm25", bm25.opened)
+        (tmp_path / "index.npz").unlink()
+        with pytest.raises(FileNotFoundError):
+            index.part(other, "bm25", bm25.opened)
+
+
+def test_the_index_of_another_corpus_is_refused(tmp_path: Path) -> None:
+    with entered(Context("e", {}, "", Workspace(str(tmp_path)))):
+        with np.load(io.BytesIO(graph.built().data)) as arrays:
+            changed = {**arrays, "corpus": np.array("0" * 64)}
+        np.savez(tmp_path / "index.npz", **changed)
+        found = hashlib.sha256((tmp_path / "index.npz").read_bytes()).hexdigest()
+        with pytest.raises(NodeFailed, match="another Python"):
+            index.part({"ref": "workspace:index.npz", "digest": found}, "bm25", bm25.opened)
 
 
 def test_an_unknown_word_is_corrected_only_to_a_word_alike(known: Corpus) -> None:

@@ -1,6 +1,6 @@
 """The project, its variants, and the matrix that the demo runs."""
 
-from wtb_ray.model import ProjectSpec, ScorerSpec, VariantSpec
+from wtb_ray.model import FileTrackingConfig, ProjectSpec, ScorerSpec, VariantSpec
 
 _PACKAGE = "wtb_ray.examples.rag"
 
@@ -14,6 +14,8 @@ def project() -> ProjectSpec:
         name="rag",
         entry=f"{_PACKAGE}:build_graph",
         description="Questions about Python's standard library, answered from its documentation",
+        # `load` writes the one file there is, and asks for it to be kept: no step after it is looked at.
+        file_tracking=FileTrackingConfig(commit_on="manual"),
         variants={
             "expand": {
                 "plain": VariantSpec(params={"strength": 0}),

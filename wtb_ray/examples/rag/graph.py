@@ -1,13 +1,16 @@
 """The graph: load, expand, retrieve, rewrite while the hits are poor, rerank, answer."""
 
+import logging
+
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import RetryPolicy
 
-from wtb_ray.examples.rag import queries, rerank
-from wtb_ray.examples.rag.bm25 import bm25
+from wtb_ray.examples.rag import bm25, index, queries, rerank, vectors
 from wtb_ray.examples.rag.chat import transient
-from wtb_ray.examples.rag.corpus import corpus
+from wtb_ray.examples.rag.corpus import corpus, once
 from wtb_ray.examples.rag.state import State
+
+log = logging.getLogger(__name__)
 
 POOR = 0.5
 """Coverage below which a query is rewritten."""
@@ -20,7 +23,7 @@ def build_graph() -> StateGraph[State]:
     graph = StateGraph(State)
     graph.add_node("load", load)
     graph.add_node("expand", queries.expand)
-    graph.add_node("retrieve", bm25)
+    graph.add_node("retrieve", bm25.bm25)
     graph.add_node("rewrite", queries.rewrite)
     graph.add_node("rerank", rerank.overlap)
     # A model behind a network deserves another try; the extractive answer never raises.
@@ -38,10 +41,26 @@ def build_graph() -> StateGraph[State]:
 
 
 def load(state: State) -> State:
-    """Read and chunk the documentation; the process keeps it, the state only says what it is."""
+    """Read, chunk and index the documentation.
+
+    The process keeps what it read, the workspace the index, the state only says what they are.
+    """
     known = corpus()
     size = {"documents": len(known.documents), "chunks": len(known.chunks)}
-    return {"corpus": {**size, "digest": known.digest}}
+    return {"corpus": {**size, "digest": known.digest}, "index": index.written(built())}
+
+
+@once
+def built() -> index.Built:
+    """The index of this process's corpus, with a part for each retriever."""
+    log.info("indexing %d chunks", len(corpus().chunks))
+    return index.packed(
+        {
+            "bm25": bm25.built(),
+            "terms": vectors.built_terms(),
+            "words": vectors.built_words(),
+        }
+    )
 
 
 def judge(state: State) -> str:

@@ -10,12 +10,21 @@ class Hit(TypedDict):
     score: float
 
 
+class IndexFile(TypedDict):
+    """Where the index lies in the workspace, in the form that may be stored, and its SHA-256."""
+
+    ref: str
+    digest: str
+
+
 class State(TypedDict, total=False):
     """What each super-step stores."""
 
     question: str
     corpus: dict[str, Any]
     """Size and digest of what was searched."""
+    index: IndexFile
+    """What is searched in."""
     asked: list[str]
     """The question's words that carry meaning; rewriting corrects those that no document has."""
     query: str
