@@ -21,6 +21,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--chaos", choices=["short", "long"], default="short")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything that needs a Ray of its own runs in one worker: a machine has room for one."""
+    for item in items:
+        needs_ray = "cluster" in item.path.parts or "stack" in getattr(item, "fixturenames", ())
+        if needs_ray:
+            item.add_marker(pytest.mark.xdist_group("ray"))
+
+
 @pytest.fixture
 def clean_imports(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Undoes what `bundles.activate` does to the process, and the imports that follow it."""
