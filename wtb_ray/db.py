@@ -31,6 +31,14 @@ Connection = AsyncConnection[DictRow]
 SESSION: Final = (
     "-c timezone=UTC -c idle_in_transaction_session_timeout=30s -c transaction_timeout=120s"
 )
+LIVENESS: Final[dict[str, Any]] = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
+"""A server that is gone without a word is noticed within seconds; the system's own wait is hours."""
 IDLE_CHECK_S: Final = 1.0
 """A connection that was not used for this long is tried before it is given out."""
 MIGRATION_LOCK: Final = 0x777462  # "wtb"
@@ -69,6 +77,7 @@ class Database:
                 "application_name": name,
                 "options": SESSION,
                 "context": arrays.CONTEXT,
+                **LIVENESS,
             },
         )
 

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import psycopg
 
+from wtb_ray.db import LIVENESS
 from wtb_ray.store.leases import RENEW_SQL
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ class LeaseKeeper:
         while not self._stopped.wait(self._every):
             try:
                 if conn is None or conn.closed:
-                    conn = psycopg.connect(self._url, autocommit=True, connect_timeout=5)
+                    conn = psycopg.connect(self._url, autocommit=True, **LIVENESS)
                 renewed = conn.execute(RENEW_SQL, self._params).fetchone()
             except psycopg.Error as e:
                 log.warning("lease not renewed: %s", e, extra={"action": "renew"})
