@@ -220,14 +220,11 @@ class _Run:
     def boundary(
         self, checkpoint: Checkpoint, metadata: CheckpointMetadata, config: RunnableConfig
     ) -> Boundary:
-        """What follows a root checkpoint that is about to be written. Stops at a breakpoint."""
+        """What follows a root checkpoint that is about to be written."""
         tasks = self._compiled.next_tasks(checkpoint, metadata, config)
         nodes = tuple(name for _, name in tasks)
         ended, self._ran = self._ran, nodes
-        self._hit = self._breakpoint(checkpoint["id"], nodes, ended)
-        if self._hit is not None:
-            self._control.request_drain(self._hit)
-        elif self._one_step and metadata["step"] > 0:
+        if self._one_step and metadata["step"] > 0:
             self._control.request_drain(STEPPED)
         self._last, self._ended = (checkpoint["id"], nodes), ended
         return Boundary(next_nodes=nodes, next_tasks=tasks)
@@ -238,12 +235,9 @@ class _Run:
             self._control.request_drain(wanted)
 
     def breakpoints(self, breakpoints: Sequence[str]) -> None:
-        """Breakpoints that were set meanwhile; a root checkpoint has just been stored."""
-        found = frozenset((*self._own, *breakpoints))
-        if found == self._breakpoints or self._last is None:
-            return
-        self._breakpoints = found
-        if self._hit is None:
+        """Stops at a breakpoint. A root checkpoint has just been stored, and they came back with it."""
+        self._breakpoints = frozenset((*self._own, *breakpoints))
+        if self._last is not None:
             self._hit = self._breakpoint(*self._last, self._ended)
             if self._hit is not None:
                 self._control.request_drain(self._hit)
@@ -268,16 +262,24 @@ class _Run:
             return Outcome("completed", values=_state(values))
         return self._standing(await self._head())
 
+    @property
+    def _stepped(self) -> bool:
+        """Whether the one step was made by an owner that did not live to say so."""
+        one = self._assignment
+        return self._one_step and (one.head_step or 0) > 0 and one.head != self._passed
+
     def _looks(self, answers: Mapping[str, Any] | None) -> bool:
         """Whether something depends on the head before LangGraph is entered again."""
         return self._assignment.head is not None and bool(
-            answers or self._breakpoints or self._compiled.remembering
+            answers or self._breakpoints or self._compiled.remembering or self._stepped
         )
 
     async def _before(self, head: _Head, answers: Mapping[str, Any] | None) -> Outcome | None:
         """What has to be decided from the head before LangGraph is entered again."""
         self._hit = self._breakpoint(head.id, head.waiting, self._ran)
-        if self._hit is not None or not head.following:
+        if self._stepped:
+            self._control.request_drain(STEPPED)
+        if self._hit is not None or self._stepped or not head.following:
             return self._standing(head)
         self._ran = head.following
         if not answers and await self._begins(head):

@@ -11,7 +11,7 @@ from psycopg.rows import DictRow
 from wtb_ray import errors, events, states
 from wtb_ray.db import Connection, Database
 from wtb_ray.model import Fault, Runner
-from wtb_ray.states import RunnerStatus, Wanted
+from wtb_ray.states import PauseReason, RunnerStatus, Wanted
 from wtb_ray.store.changes import Change, apply, legal
 from wtb_ray.store.events import Entry, append_many
 from wtb_ray.store.sql import SQL
@@ -138,7 +138,7 @@ class Leases:
         """Declares a runner dead and takes its executions back; gives how many there were.
 
         They become PENDING and suspect. One that ran alone, or has used up its attempts, fails;
-        one that was to stop is cancelled. Burying what is dead, or has another epoch, does nothing.
+        one that was to stop is cancelled, one that was to pause is PAUSED. Burying what is dead, or has another epoch, does nothing.
         """
 
         async def work(conn: Connection) -> int:
@@ -187,6 +187,9 @@ def _after_death(row: DictRow, runner: str, actor: str, max_attempts: int) -> Ch
     """What becomes of an execution whose runner died. The epoch moves: the dead may still write."""
     if row["wanted"] == Wanted.STOP:
         return Change(row, "stop", actor, reason=row["reason"], epoch=1, suspect=1)
+    if row["wanted"] == Wanted.PAUSE:
+        why = str(PauseReason.REQUESTED)
+        return Change(row, "pause", actor, reason=why, epoch=1, suspect=1)
     if row["suspect"] >= SOLO_SUSPECT:
         why = f"runner {runner} died while this execution ran alone in it"
     elif row["attempt"] >= max_attempts:

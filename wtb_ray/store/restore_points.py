@@ -48,7 +48,7 @@ async def _go_back(conn: Connection, row: DictRow) -> Standing:
     if row["tracking"]:
         await conn.execute(SQL["drop_unkept"], place)
         manifest = await _first(conn, "manifest_of_head", place)
-    ran = await _first(conn, "nodes_before_head", place) if row["breakpoints"] else None
+    ran = await _first(conn, "nodes_before_head", place)
     answers = await (await conn.execute(SQL["answers_at"], place)).fetchall()
     return Standing(
         manifest,
