@@ -276,7 +276,7 @@ def _workflows(app: FastAPI, canned: Canned) -> None:
     async def nodes(name: str) -> list[api.NodeView]:
         variants = canned.version(name).spec.variants
         return [
-            api.NodeView(**node.model_dump(), variants=variants.get(node.name, {}))
+            api.NodeView(**{**node.model_dump(), "variants": variants.get(node.name, {})})
             for node in GRAPH.nodes
         ]
 

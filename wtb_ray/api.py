@@ -8,7 +8,16 @@ from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import Field
 
-from wtb_ray.model import Case, Fault, FileChange, FileEntry, Frozen, NodeRun, ScorerSpec, VariantSpec
+from wtb_ray.model import (
+    Case,
+    Fault,
+    FileChange,
+    FileEntry,
+    Frozen,
+    NodeRun,
+    ScorerSpec,
+    VariantSpec,
+)
 from wtb_ray.states import BatchStatus, CellStatus, ExecutionStatus
 
 Item = TypeVar("Item")
@@ -102,8 +111,19 @@ class FileList(Page[FileEntry]):
     """The checkpoint that the files belong to; null: none were kept yet."""
 
 
+class StateChange(Frozen):
+    """How one channel of a state differs."""
+
+    change: Literal["added", "removed", "changed"]
+    before: Any = None
+    after: Any = None
+
+
 class FilesDiff(Page[FileChange]):
     """Answer of `GET executions/{id}/diff`, with what was really compared."""
+
+    state: dict[str, StateChange] = Field(default_factory=dict)
+    """The channels whose values differ; on the first page only."""
 
     from_execution: str
     from_checkpoint: str | None

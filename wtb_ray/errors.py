@@ -9,6 +9,8 @@ WTBError                    500 INTERNAL              something of ours broke
     TooManyCells            422 INVALID_ARGUMENT      a batch larger than the limit, by its count
     InvalidCases            422 INVALID_ARGUMENT      a case file or list that cannot be read, by line and field
     InvalidState            422 INVALID_ARGUMENT      a state that does not fit the graph's channels
+    InvalidAnswer           422 INVALID_ARGUMENT      an answer that does not fit the schema of its question
+    Incompatible            422 INVALID_ARGUMENT      an execution cannot go on in this graph: what is missing, by name
     BundleRejected          422 INVALID_ARGUMENT      an archive whose digest, size or paths are not acceptable
     EntryFailed             422 INVALID_ARGUMENT      the entry raised, hung, or gave something that is no graph
     NotImportable           422 INVALID_ARGUMENT      an implementation that other processes cannot import
@@ -22,6 +24,7 @@ WTBError                    500 INTERNAL              something of ours broke
     UnknownBundle           404 NOT_FOUND
     UnknownObject           404 NOT_FOUND
     UnknownFile             404 NOT_FOUND             a file tree without this path
+    UnknownOperation        404 NOT_FOUND
   Conflict                  409 FAILED_PRECONDITION
     InvalidTransition       409 FAILED_PRECONDITION   the command does not apply to the state found
     AlreadyExists           409 ALREADY_EXISTS
@@ -125,6 +128,14 @@ class InvalidState(InvalidRequest):
     """The state does not fit the graph's channels."""
 
 
+class InvalidAnswer(InvalidRequest):
+    """The answer does not fit the schema that the node gave with its question."""
+
+
+class Incompatible(InvalidRequest):
+    """The graph lacks a node that comes next, or a channel that has a value."""
+
+
 class BundleRejected(InvalidRequest):
     """The bundle is not acceptable."""
 
@@ -178,6 +189,10 @@ class UnknownObject(NotFound):
 
 class UnknownFile(NotFound):
     """The file tree has no such path."""
+
+
+class UnknownOperation(NotFound):
+    """There is no operation with this id."""
 
 
 class Conflict(WTBError):

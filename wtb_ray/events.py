@@ -87,6 +87,10 @@ class PauseRequested(Event):
     reason: str | None = None
 
 
+class PauseWithdrawn(Event):
+    type: Literal["execution.pause_withdrawn"] = "execution.pause_withdrawn"
+
+
 class StopRequested(Event):
     type: Literal["execution.stop_requested"] = "execution.stop_requested"
     reason: str | None = None
@@ -324,6 +328,7 @@ AnyEvent = Annotated[
     | ExecutionRequeued
     | ExecutionPaused
     | PauseRequested
+    | PauseWithdrawn
     | StopRequested
     | ExecutionResumed
     | ExecutionRetried

@@ -125,8 +125,12 @@ class Graphs:
                     field=f"variants.{node}",
                     reason=f"nodes are {sorted(n.name for n in main.nodes)}",
                 )
-            for name in variants:
-                self.compiled({**home, node: name})
+            found = {
+                name: self.compiled({**home, node: name}).implementations[node] for name in variants
+            }
+            own = {name: found[name] for name, v in variants.items() if v.implementation}
+            main = _with_variants(main, node, own)
+            workflows = {w: _with_variants(info, node, own) for w, info in workflows.items()}
         return main, workflows
 
     def _info(self, binding: Mapping[str, str]) -> GraphInfo:
@@ -169,6 +173,13 @@ class Graphs:
             entries.storable_types(builder, self.spec), entries.packages(self.spec)
         )
         return made
+
+
+def _with_variants(info: GraphInfo, node: str, fingerprints: dict[str, str]) -> GraphInfo:
+    nodes = (
+        n.model_copy(update={"variants": fingerprints}) if n.name == node else n for n in info.nodes
+    )
+    return info.model_copy(update={"nodes": tuple(nodes)})
 
 
 def describe(

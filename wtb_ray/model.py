@@ -60,6 +60,8 @@ class VariantSpec(Frozen):
     """`"pkg.module:function"`; None keeps the node's own implementation."""
     params: dict[str, Any] = Field(default_factory=dict)
     """What `wtb_ray.params()` gives inside the node."""
+    active: bool = True
+    """False: nothing new may take it; what has it goes on."""
 
 
 class FileTrackingConfig(Frozen):
@@ -131,7 +133,11 @@ class ProjectSpec(Frozen):
         """The digest that names this version; what is not configured leaves it as it was before."""
         optional = ("file_tracking", "workspace_isolation")
         unset = {name for name in optional if getattr(self, name) is None}
-        return digest(self.model_dump(mode="json", exclude=unset))
+        found = self.model_dump(mode="json", exclude=unset)
+        for variant in (v for variants in found["variants"].values() for v in variants.values()):
+            if variant["active"]:
+                del variant["active"]
+        return digest(found)
 
 
 class NodeInfo(Frozen):
@@ -143,6 +149,8 @@ class NodeInfo(Frozen):
     subgraph: bool = False
     fingerprint: str
     """Digest of code, closure values and partial arguments."""
+    variants: dict[str, str] = Field(default_factory=dict)
+    """Fingerprints of the variants that have an implementation of their own."""
 
 
 class GraphInfo(Frozen):

@@ -65,7 +65,7 @@ async def test_workflows(http: HttpBench) -> None:
     nodes = await http.get("/workflows/p/nodes")
     assert [(n["name"], list(n["variants"])) for n in nodes] == [("a", []), ("b", ["fast"])]
     assert await http.get("/workflows/p/nodes/b/variants") == {
-        "fast": {"implementation": None, "params": {"model": "small"}}
+        "fast": {"implementation": None, "params": {"model": "small"}, "active": True}
     }
     assert await http.get("/workflows/p/nodes/a/variants") == {}
 

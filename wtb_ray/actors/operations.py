@@ -98,6 +98,23 @@ class Operations:
             self._saver.detach(one.thread_id)
         return await self._store.executions.get(id)
 
+    async def check_state(
+        self, binding: Mapping[str, str], values: Mapping[str, Any], as_node: str | None
+    ) -> None:
+        """Checks a change of state that is yet to be made, by the types of the channels.
+
+        Raises:
+            InvalidState: A value does not fit its channel, or there is no such node; names it.
+        """
+        compiled = self._graphs.compiled(binding)
+        self._fitting(compiled, values, replace=False)
+        if as_node is not None and as_node not in compiled.graph.builder.nodes:
+            raise errors.InvalidState(
+                f"the graph has no node {as_node!r}",
+                field="as_node",
+                reason=f"nodes are {sorted(compiled.graph.builder.nodes)}",
+            )
+
     def _fitting(
         self, compiled: graphs.Compiled, values: Mapping[str, Any], replace: bool
     ) -> dict[str, Any]:

@@ -173,7 +173,7 @@ def project(item: ProjectVersion) -> RenderableType:
         ]
     )
     views = [
-        api.NodeView(**node.model_dump(), variants=item.spec.variants.get(node.name, {}))
+        api.NodeView(**{**node.model_dump(), "variants": item.spec.variants.get(node.name, {})})
         for node in item.graph.nodes
     ]
     return Group(about, Text(), nodes(views))

@@ -8,6 +8,7 @@ of `wtb_ray.errors`.
 import asyncio
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import ray
 
@@ -29,6 +30,7 @@ from wtb_ray.model import (
     ScorerSpec,
 )
 from wtb_ray.objects import ObjectStore
+from wtb_ray.serve.commands import Commands
 from wtb_ray.settings import Settings
 from wtb_ray.states import TERMINAL_BATCH
 from wtb_ray.store import Store
@@ -38,7 +40,7 @@ log = logging.getLogger(__name__)
 LEADERBOARD_WAIT_S = 5.0
 
 
-class ExecutionController:
+class ExecutionController(Commands):
     """Commands on projects, executions and batches."""
 
     async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Serve awaits it
@@ -50,6 +52,9 @@ class ExecutionController:
         self._store = Store(self._db)
         self._objects = ObjectStore(settings.objects())
         self._runners = cluster.RayRunners(settings, self._url)
+        super().__init__(
+            self._store, ask=self._ask, wake=cluster.wake_scheduler, register=self.register
+        )
         self._boards: dict[tuple[str, str], asyncio.Task[Leaderboard]] = {}
         await asyncio.to_thread(cluster.ensure_singletons, settings, self._url)
 
@@ -159,13 +164,18 @@ class ExecutionController:
         """
         if not any(":" in scorer.name for scorer in scorers):
             return
-        ready = [
-            r.id
-            for r in await self._store.leases.runners(version.version)
-            if r.status == "READY" and not r.solo and await self._runners.alive(r.id)
-        ]
-        runner = ready[0] if ready else await self._runners.spawn(version.spec)
-        await self._runners.check_scorers(runner, scorers)
+        await self._runners.check_scorers(await self._runner_of(version), scorers)
+
+    async def _ask(self, version: ProjectVersion, method: str, *args: Any) -> Any:
+        """Has a runner of the version do something; see `RayRunners.ask`."""
+        return await self._runners.ask(await self._runner_of(version), method, *args)
+
+    async def _runner_of(self, version: ProjectVersion) -> str:
+        """A runner that has the version's code; started if there is none."""
+        for r in await self._store.leases.runners(version.version):
+            if r.status == "READY" and not r.solo and await self._runners.alive(r.id):
+                return r.id
+        return await self._runners.spawn(version.spec)
 
     async def stop(self, execution_id: str, reason: str | None, actor: str) -> Execution:
         """Stops an execution at once, or at its next boundary when it is running."""

@@ -143,3 +143,22 @@ FROM restore_points WHERE thread_id = %(from)s AND checkpoint_id = %(checkpoint_
 INSERT INTO answers (execution_id, thread_id, checkpoint_id, interrupt_id, value)
 SELECT %(id)s, %(to)s, checkpoint_id, interrupt_id, value
 FROM answers WHERE thread_id = %(from)s AND checkpoint_id = %(checkpoint_id)s
+
+-- name: steps_of_branches
+SELECT s.thread_id, s.checkpoint_id, s.step, s.source, s.nodes, s.next_nodes, s.duration_ms,
+       s.manifest, s.created_at
+FROM branches b JOIN steps s USING (thread_id)
+WHERE b.execution_id = %(id)s ORDER BY b.number, s.step, s.checkpoint_id
+
+-- name: forked_from
+WHERE e.forked_from = %(id)s ORDER BY e.created_at, e.id
+
+-- name: channels_at
+SELECT DISTINCT channel FROM checkpoints c
+CROSS JOIN LATERAL (
+    SELECT jsonb_object_keys(c.checkpoint -> 'channel_versions')
+    UNION ALL SELECT jsonb_object_keys(coalesce(c.checkpoint -> 'channel_values', '{}'))
+) AS held (channel)
+WHERE c.thread_id = %(thread_id)s AND c.checkpoint_ns = '' AND c.checkpoint_id = %(checkpoint_id)s
+  AND (channel = '__root__' OR channel !~ '^(__|branch:|join:)')
+ORDER BY channel

@@ -15,6 +15,7 @@ from wtb_ray.store.executions import Executions
 from wtb_ray.store.files import Files
 from wtb_ray.store.idempotency import Idempotency
 from wtb_ray.store.leases import Leases
+from wtb_ray.store.operations import Operations
 from wtb_ray.store.projects import Projects
 
 
@@ -27,6 +28,7 @@ class Store:
         self.executions = Executions(db)
         self.branches = Branches(db)
         self.control = Control(db)
+        self.operations = Operations(db)
         self.files = Files(db)
         self.cells = Cells(db)
         self.batches = Batches(db)

@@ -6,6 +6,7 @@ gone back to in the same way. Files are not touched here: whoever claims the exe
 those of the checkpoint.
 """
 
+import builtins
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -17,7 +18,14 @@ from wtb_ray.model import Branch, Execution, ProjectVersion, Step, canonical, ne
 from wtb_ray.states import ExecutionStatus
 from wtb_ray.store.changes import legal
 from wtb_ray.store.events import Entry, append_many
-from wtb_ray.store.history import find_step, get_execution, steps_of, unknown_execution
+from wtb_ray.store.history import (
+    execution_of,
+    find_step,
+    get_execution,
+    step_of,
+    steps_of,
+    unknown_execution,
+)
 from wtb_ray.store.sql import SQL
 from wtb_ray.store.transactions import in_order, transact
 
@@ -40,7 +48,7 @@ class Branches:
     def __init__(self, db: Database):
         self._db = db
 
-    async def list(self, id: str) -> "list[Branch]":
+    async def list(self, id: str) -> builtins.list[Branch]:
         """The execution's branches, oldest first.
 
         Raises:
@@ -50,6 +58,21 @@ class Branches:
         if not rows:
             raise unknown_execution(id)
         return [Branch(**row) for row in rows]
+
+    async def steps(self, id: str) -> builtins.list[Step]:
+        """All steps that were made on the execution's own branches, by branch, oldest first."""
+        rows = await self._db.rows(SQL["steps_of_branches"], {"id": id})
+        return [step_of(row) for row in rows]
+
+    async def forks(self, id: str) -> builtins.list[Execution]:
+        """The executions that were forked from this one, oldest first."""
+        sql = SQL["select_executions"] + SQL["forked_from"]
+        return [execution_of(row) for row in await self._db.rows(sql, {"id": id})]
+
+    async def channels(self, step: Step) -> builtins.list[str]:
+        """The channels of the user's state that have a value at this step's checkpoint."""
+        place = {"thread_id": step.thread_id, "checkpoint_id": step.checkpoint_id}
+        return [row["channel"] for row in await self._db.rows(SQL["channels_at"], place)]
 
     async def place_of_node(self, id: str, node: str, where: Where = "exit") -> str:
         """The newest checkpoint right before a node began, or right after it ended.

@@ -53,6 +53,22 @@ class Control:
 
         return await transact(self._db, work)
 
+    async def withdraw_pause(self, id: str, *, actor: str) -> Execution:
+        """Takes a pause back that its owner has not met yet; where none is asked for, nothing happens.
+
+        Raises:
+            UnknownExecution: There is none with this id.
+        """
+
+        async def work(conn: Connection) -> Execution:
+            row = await locked(conn, id)
+            if row["status"] == ExecutionStatus.RUNNING and row["wanted"] == Wanted.PAUSE:
+                await conn.execute(SQL["want"], {"id": id, "wanted": "run", "reason": None})
+                await _tell(conn, actor, row, events.PauseWithdrawn())
+            return await get_execution(conn, id)
+
+        return await transact(self._db, work)
+
     async def resume(self, id: str, *, recursion_limit: int | None = None, actor: str) -> Execution:
         """Sends a paused execution on, past the breakpoint that it stands at.
 
@@ -125,7 +141,7 @@ class Control:
         return await transact(self._db, work)
 
     async def asked(self, id: str) -> list[dict[str, Any]]:
-        """Questions at the head: `{"id", "value", "answered"}` each.
+        """Questions at the head: `{"id", "value", "answered", "answer_schema"}` each.
 
         Raises:
             UnknownExecution: There is none with this id.
@@ -136,7 +152,13 @@ class Control:
             return await _asked(conn, place)
 
     async def answer(
-        self, id: str, answers: Mapping[str, Any], *, resume: bool = True, actor: str
+        self,
+        id: str,
+        answers: Mapping[str, Any],
+        *,
+        resume: bool = True,
+        recursion_limit: int | None = None,
+        actor: str,
     ) -> Execution:
         """Takes answers to questions at the head, and sends the execution on.
 
@@ -165,7 +187,7 @@ class Control:
             await conn.execute(SQL["insert_answers"], params)
             await _tell(conn, actor, row, events.InterruptAnswered(interrupts=list(answers)))
             if resume:
-                await _send_on(conn, row, "resume", None, actor)
+                await _send_on(conn, row, "resume", recursion_limit, actor)
             return await get_execution(conn, id)
 
         return await transact(self._db, work)
@@ -270,10 +292,23 @@ async def _asked(conn: Connection, place: Mapping[str, Any]) -> list[dict[str, A
     answered = {row["interrupt_id"] for row in await cursor.fetchall()}
     rows = await (await conn.execute(SQL["asked_at"], place)).fetchall()
     return [
-        {"id": asked["id"], "value": asked.get("value"), "answered": asked["id"] in answered}
+        {
+            "id": asked["id"],
+            "value": asked.get("value"),
+            "answered": asked["id"] in answered,
+            "answer_schema": _answer_schema(asked),
+        }
         for row in rows
         for asked in views.view(row["type"], row["blob"])
     ]
+
+
+def _answer_schema(asked: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the node gave as `response_schema`, else as `schema` in the value that it shows."""
+    value = asked.get("value")
+    beside = value.get("schema") if isinstance(value, dict) else None
+    schema = asked.get("response_schema") or beside
+    return schema if isinstance(schema, dict) else None
 
 
 async def _tell(conn: Connection, actor: str, row: DictRow, *told: events.Event) -> None:
