@@ -208,7 +208,8 @@ class _Run:
         self._own = compiled.breakpoints if assignment.batch_id is None else ()
         self._breakpoints = frozenset((*self._own, *assignment.breakpoints))
         self._one_step = one_step
-        self._ran = self._ended = tuple(ran)
+        self._ran = tuple(ran)
+        self._ended: tuple[str, ...] = ()
         self._passed = passed
         self._config: RunnableConfig = {"configurable": {"thread_id": assignment.thread_id}}
         self._last: tuple[str, tuple[str, ...]] | None = None
@@ -223,7 +224,7 @@ class _Run:
         """What follows a root checkpoint that is about to be written."""
         tasks = self._compiled.next_tasks(checkpoint, metadata, config)
         nodes = tuple(name for _, name in tasks)
-        ended, self._ran = self._ran, nodes
+        ended = tuple(name for _, name in self._attachment.next_tasks)
         if self._one_step and metadata["step"] > 0:
             self._control.request_drain(STEPPED)
         self._last, self._ended = (checkpoint["id"], nodes), ended
@@ -281,7 +282,6 @@ class _Run:
             self._control.request_drain(STEPPED)
         if self._hit is not None or self._stepped or not head.following:
             return self._standing(head)
-        self._ran = head.following
         if not answers and await self._begins(head):
             self._config["configurable"][RESUMING] = False
         return None
