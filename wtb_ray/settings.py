@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Annotated, ClassVar, Final, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, field_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MOST_RUNNERS: Final = 16
@@ -52,12 +52,22 @@ class Settings(BaseSettings):
     """A runner whose lease was not renewed for this long may be taken for dead."""
     workspace_grace_s: PositiveFloat = 3600.0
     """How long a directory that no execution needs any more is left for somebody to look at."""
+    warm_after_s: PositiveFloat = 300.0
+    """A paused execution that keeps everything is parked warm after this time."""
+    cold_after_s: PositiveFloat = 1800.0
+    """One that is parked warm is parked cold after this time."""
+    reserved_runners: NonNegativeInt = 4
+    """Most processes of a pool that are kept for paused executions with a process of their own."""
+    drain_grace_s: PositiveFloat = 10.0
+    """How long executions may go on to their next boundary when their runner is to end."""
     idle_pool_s: PositiveFloat = 300.0
     """A pool without work is closed after this time."""
     infrastructure_retries: PositiveInt = 5
     """How often an execution is started again after infrastructure errors before it fails."""
     stop_grace_s: PositiveFloat = 5.0
     """How long a stopped execution's nodes may go on before they are left behind."""
+    stall_limit_s: PositiveFloat = 300.0
+    """A runner whose event loop a node has held up for this long ends; its executions go on."""
     entry_timeout_s: PositiveFloat = 60.0
     """Longest time that importing an entry and building its graph may take."""
     recursion_limit: PositiveInt = 100

@@ -13,7 +13,8 @@ from wtb_ray.store import Store
 async def test_the_node_that_holds_up_the_loop_is_named() -> None:
     graph = toy.graph().compile()
     held: list[tuple[float, list[str]]] = []
-    watch = LoopWatch(lambda lag_ms, nodes: held.append((lag_ms, nodes)))
+    stalled: list[list[str]] = []
+    watch = LoopWatch(lambda lag_ms, nodes: held.append((lag_ms, nodes)), 60, stalled.append)
     watch.start()
     blocking = toy.blocking_graph().compile()
     await asyncio.gather(graph.ainvoke({"x": 1}), blocking.ainvoke({"x": 2}))
@@ -21,6 +22,16 @@ async def test_the_node_that_holds_up_the_loop_is_named() -> None:
     watch.stop()
     assert [nodes for _, nodes in held] == [["blocker"]]
     assert held[0][0] >= 1500
+    assert stalled == []
+
+
+async def test_a_loop_that_does_not_come_back_is_given_up() -> None:
+    stalled: list[list[str]] = []
+    watch = LoopWatch(lambda lag_ms, nodes: None, 0.9, stalled.append)
+    watch.start()
+    await toy.blocking_graph().compile().ainvoke({"x": 2})
+    watch.stop()
+    assert stalled[0] == ["blocker"]
 
 
 async def test_a_blocked_loop_keeps_its_lease_and_a_buried_one_is_told(

@@ -62,11 +62,19 @@ class LeaseKeeper:
 class LoopWatch:
     """Measures how late the event loop is, and says which node held it up.
 
-    `lagged(lag_ms, nodes)` is called in the loop after it came back, once per hold-up.
+    `lagged(lag_ms, nodes)` is called in the loop after it came back, once per hold-up; and
+    `stalled(nodes)` in the watching thread when it has not come back within the limit.
     """
 
-    def __init__(self, lagged: Callable[[float, list[str]], None]):
+    def __init__(
+        self,
+        lagged: Callable[[float, list[str]], None],
+        limit_s: float,
+        stalled: Callable[[list[str]], None],
+    ):
         self._lagged = lagged
+        self._limit_s = limit_s
+        self._stalled = stalled
         self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
         self._stopped = threading.Event()
@@ -88,6 +96,8 @@ class LoopWatch:
                 frame = sys._current_frames().get(self._loop_thread)
                 if (name := node_on_stack(frame)) is not None:
                     nodes.add(name)
+                if time.monotonic() - asked > self._limit_s:
+                    self._stalled(sorted(nodes))
             lag = time.monotonic() - asked
             if lag >= LAG_S and not self._stopped.is_set():
                 self._loop.call_soon_threadsafe(self._lagged, lag * 1000, sorted(nodes))

@@ -155,6 +155,10 @@ class VariantRunner:
         """Changes the state of a paused execution; see `Operations.change_state`."""
         return await self._operating.change_state(*what)
 
+    async def check_state(self, *what: Any) -> None:
+        """Checks a change of state that is yet to be made; see `Operations.check_state`."""
+        await self._operating.check_state(*what)
+
     async def execute_node(self, *what: Any) -> NodeOutcome:
         """Tries one node out; see `Operations.execute_node`."""
         return await self._operating.execute_node(*what)
@@ -176,7 +180,7 @@ class VariantRunner:
         self._unclaimed.cancel()
         self._lease = LeaseKeeper(self._url, self.id, epoch, ttl, self._lost)
         self._lease.start()
-        self._watch = LoopWatch(self._lagged)
+        self._watch = LoopWatch(self._lagged, self._settings.stall_limit_s, self._stalled)
         self._watch.start()
         gc.collect()
         gc.freeze()
@@ -341,6 +345,11 @@ class VariantRunner:
                 await self._store.events.append(conn, self.id, event, project=self._spec.name)
         except errors.Unavailable as e:
             log.warning("lag not reported: %s", e, extra={"action": "lag"})
+
+    def _stalled(self, nodes: list[str]) -> None:
+        """A node holds up all executions of this process for good; each is run alone later."""
+        log.error("runner %s is held up by %s and ends", self.id, nodes, extra={"action": "stall"})
+        os._exit(1)
 
     def _forgotten(self) -> None:
         log.error("runner %s was never started and ends", self.id, extra={"action": "unclaimed"})
