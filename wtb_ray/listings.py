@@ -22,6 +22,7 @@ Listing = tuple[str, bytes]
 """The names in a directory, joined by NUL, and their packed records."""
 
 RECORD = struct.Struct("=IQQqq")
+_KIND = 0o170000
 _LENGTH = struct.Struct("=Q")
 
 
@@ -43,10 +44,12 @@ def listing(directory: str) -> Listing:
                 except FileNotFoundError:
                     continue
                 names.append(item.name)
-                if stat.S_ISDIR(status.st_mode):
-                    packed.append(pack(status.st_mode, 0, 0, 0, 0))
-                else:
-                    packed.append(pack(*record_of(status)))
+                mode = status.st_mode
+                if mode & _KIND == stat.S_IFDIR:
+                    packed.append(pack(mode, 0, 0, 0, 0))
+                else:  # as in record_of, which costs a call
+                    times = status.st_mtime_ns, status.st_ctime_ns
+                    packed.append(pack(mode, status.st_ino, status.st_size, *times))
     finally:
         os.close(fd)
     return "\0".join(names), b"".join(packed)

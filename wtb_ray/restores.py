@@ -230,8 +230,9 @@ class Restores:
             json.dump({"displaced": intent.displaced, "targets": intent.targets}, file)
             file.flush()
             os.fsync(file.fileno())
+        # Not followed by an fsync of the directory: a journaling file system never keeps the renames
+        # in the workspace, which come later, and loses this one.
         partial.replace(self._intent)
-        _fsync(self._intent.parent)
 
     def _clear_stage(self, *, anew: bool) -> None:
         if self._stage.exists():
@@ -266,11 +267,3 @@ def _as_ours(error: OSError, root: Path | None = None) -> errors.WTBError:
 
 def _damage(error: errors.WTBError) -> str:
     return "missing" if isinstance(error, errors.UnknownObject) else "damaged"
-
-
-def _fsync(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
