@@ -56,6 +56,11 @@ async def step(
             " next_tasks, duration_ms, manifest) VALUES (%s, %s, %s, 'loop', '[]', '{}', '[]', 1, %s)",
             (thread, name or f"c{number}", number, manifest),
         )
+        await conn.execute(
+            "INSERT INTO checkpoints (thread_id, checkpoint_id, checkpoint, metadata)"
+            """ VALUES (%s, %s, '{"channel_values": {}, "channel_versions": {}}', '{}')""",
+            (thread, name or f"c{number}"),
+        )
 
 
 async def head(bench: StoreBench, id: str, thread: str, checkpoint: str) -> None:

@@ -28,6 +28,7 @@ from wtb_ray.model import (
     ScorerSpec,
 )
 from wtb_ray.objects import ObjectStore
+from wtb_ray.serve.commands import Commands
 from wtb_ray.serve.context import Context
 from wtb_ray.serve.http import build_api
 from wtb_ray.serve.stream import Feed
@@ -70,14 +71,31 @@ class Controller:
     def __init__(self, store: Store, objects: ObjectStore | None = None) -> None:
         self.store = store
         self.objects = objects
+        self.commands = Commands(store, ask=self.ask, wake=self.wake, register=self.do_register)
+        self.asked: list[tuple[Any, ...]] = []
+        self.runner: Callable[..., Awaitable[Any]] | None = None
         self.board: Leaderboard | None = None
         self.failure: Exception | None = None
         self.called = asyncio.Event()
         self.may_begin = asyncio.Event()
         self.may_begin.set()
 
+    async def ask(self, version: ProjectVersion, method: str, *args: Any) -> Any:
+        """What a runner would do; a test says who does it."""
+        self.asked.append((method, *args))
+        assert self.runner is not None
+        return await self.runner(version, method, *args)
+
+    async def wake(self) -> None:
+        """Nobody sleeps."""
+
     def __getattr__(self, name: str) -> Remote:
-        method = getattr(type(self), f"do_{name}")
+        method = getattr(type(self), f"do_{name}", None)
+        if method is None:
+            found = getattr(Commands, name)
+
+            async def method(self: Controller, *args: Any) -> Any:
+                return await found(self.commands, *args)
 
         async def call(*args: Any) -> Any:
             self.called.set()

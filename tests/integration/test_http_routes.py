@@ -139,23 +139,6 @@ async def test_states_and_checkpoints(http: HttpBench) -> None:
     assert (state["values"], state["next_nodes"]) == ({"x": 4, "y": 8}, ["finish"])
 
 
-async def test_a_paused_execution_shows_what_it_asks(http: HttpBench) -> None:
-    graphs = await GraphBench.make(http.context.db, "tests.toy:graph")
-    ran = await graphs.execution({"x": 4})
-    await ran.go()
-    asked = [{"id": "i1", "value": "sure?"}]
-    held = ran.assignment
-    settlement = Settlement(
-        ran.id, held.epoch, graphs.runner, "pause", reason="interrupt", interrupts=asked
-    )
-    assert await http.store.executions.settle([settlement]) == [None]
-    state = await http.get(f"/executions/{ran.id}/state")
-    assert (state["status"], state["interrupts"]) == ("PAUSED", asked)
-    before = (await http.get(f"/executions/{ran.id}/checkpoints"))["items"][1]["id"]
-    state = await http.get(f"/executions/{ran.id}/state", checkpoint=before)
-    assert state["interrupts"] == []
-
-
 async def test_a_failed_execution_says_why(http: HttpBench) -> None:
     graphs = await GraphBench.make(http.context.db, "tests.toy:graph")
     ran = await graphs.execution({"x": 4})

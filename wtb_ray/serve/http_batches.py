@@ -30,6 +30,20 @@ async def stop_batch_test(
     return batch
 
 
+@commands.post("/{batch_id}/pause", status_code=202)
+async def pause_batch_test(batch_id: str, here: Here, actor: Actor) -> Batch:
+    """Starts nothing more of a batch; what runs is given back at its next boundary."""
+    batch: Batch = await here.command("pause_batch", batch_id, actor)
+    return batch
+
+
+@commands.post("/{batch_id}/resume", status_code=202)
+async def resume_batch_test(batch_id: str, here: Here, actor: Actor) -> Batch:
+    """Goes on with a paused batch."""
+    batch: Batch = await here.command("resume_batch", batch_id, actor)
+    return batch
+
+
 @reads.get("")
 async def list_batch_tests(
     here: Here,

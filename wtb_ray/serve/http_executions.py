@@ -5,11 +5,10 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from wtb_ray.api import Checkpoint, Page, StateView, StopRequest
-from wtb_ray.events import Cursor
-from wtb_ray.model import Execution, Step
+from wtb_ray.model import Execution
 from wtb_ray.serve.context import Context
-from wtb_ray.serve.http_requests import Actor, After, CommandRoute, Here, Limit, sliced
-from wtb_ray.states import ExecutionStatus, PauseReason
+from wtb_ray.serve.http_requests import Actor, After, CommandRoute, Here, Limit, shown, sliced
+from wtb_ray.states import ExecutionStatus
 from wtb_ray.views import read_state
 
 commands = APIRouter(prefix="/executions", tags=["executions"], route_class=CommandRoute)
@@ -53,14 +52,14 @@ async def list_checkpoints(
 ) -> Page[Checkpoint]:
     """The checkpoints that led to where the execution is, newest first."""
     steps = await here.store.executions.steps(execution_id)
-    checkpoints = [_checkpoint(step) for step in steps]
+    checkpoints = [shown(step) for step in steps]
     return sliced(checkpoints, [c.id for c in checkpoints], limit, after)
 
 
 @reads.get("/{execution_id}/checkpoints/{checkpoint_id}")
-async def get_checkpoint(execution_id: str, checkpoint_id: str, here: Here) -> Checkpoint:
+async def getshown(execution_id: str, checkpoint_id: str, here: Here) -> Checkpoint:
     """One checkpoint of an execution."""
-    return _checkpoint(await here.store.executions.step(execution_id, checkpoint_id))
+    return shown(await here.store.executions.step(execution_id, checkpoint_id))
 
 
 @reads.get("/{execution_id}/state")
@@ -94,27 +93,8 @@ async def get_state(
 
 
 async def _interrupts(here: Context, execution: Execution) -> list[dict[str, object]]:
-    """What a paused execution asks: it stands in the event of its last pause."""
-    if execution.status != ExecutionStatus.PAUSED or execution.reason != PauseReason.INTERRUPT:
+    """What a paused execution asks."""
+    if execution.status != ExecutionStatus.PAUSED:
         return []
-    asked: list[dict[str, object]] = []
-    after = Cursor.START
-    while rows := await here.store.events.read(
-        after, execution_id=execution.id, types=["execution.paused"]
-    ):
-        asked = rows[-1].payload["interrupts"]
-        after = Cursor.parse(rows[-1].cursor)
-    return asked
-
-
-def _checkpoint(step: Step) -> Checkpoint:
-    return Checkpoint(
-        id=step.checkpoint_id,
-        thread_id=step.thread_id,
-        step=step.step,
-        source=step.source,
-        nodes=list(step.nodes),
-        next_nodes=list(step.next_nodes),
-        duration_ms=step.duration_ms,
-        created_at=step.created_at,
-    )
+    asked = await here.store.control.asked(execution.id)
+    return [{"id": q["id"], "value": q["value"]} for q in asked if not q["answered"]]

@@ -1,4 +1,4 @@
-"""`/executions/{id}/files`, `/diff`, `/trash`: the files of checkpoints, and bringing lost ones back.
+"""`/executions/{id}/files`, `/trash`: the files of checkpoints, and bringing lost ones back.
 
 Paths are looked up in manifests and never on a disk of ours. A download is verified as a whole before
 its first byte is sent, and no browser takes it for a page of ours.
@@ -16,7 +16,7 @@ from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
 
 from wtb_ray import files
-from wtb_ray.api import FileList, FilesDiff, Page, RestoredTrash, TrashRestoreRequest
+from wtb_ray.api import FileList, Page, RestoredTrash, TrashRestoreRequest
 from wtb_ray.model import FileEntry, TrashedFile
 from wtb_ray.serve.context import Context
 from wtb_ray.serve.http_requests import Actor, After, CommandRoute, Here, Limit
@@ -123,47 +123,6 @@ async def _chunks(file: BinaryIO) -> AsyncIterator[bytes]:
     with file:
         while chunk := await asyncio.to_thread(file.read, CHUNK):
             yield chunk
-
-
-@reads.get("/{execution_id}/diff")
-async def diff_files(
-    execution_id: str,
-    here: Here,
-    from_: Annotated[
-        str | None,
-        Query(
-            alias="from",
-            description="A checkpoint. Absent: the last files kept before `to`; with `execution`,"
-            " the newest.",
-        ),
-    ] = None,
-    to: Annotated[str | None, Query(description="A checkpoint. Absent: the newest files.")] = None,
-    execution: Annotated[
-        str | None, Query(description="Another execution, whose checkpoint `to` is.")
-    ] = None,
-    text: Annotated[
-        bool, Query(description="Also give unified diffs of texts of bearable size.")
-    ] = False,
-    limit: Limit = 100,
-    after: After = None,
-) -> FilesDiff:
-    """How files changed between two checkpoints of one execution, or of two."""
-    store = here.store.files
-    new = await store.kept_at(execution or execution_id, to)
-    if from_ is None and execution in (None, execution_id):
-        old = await store.kept_before(execution_id, to)
-    else:
-        old = await store.kept_at(execution_id, from_)
-    trees = [kept.manifest if kept is not None else None for kept in (old, new)]
-    page = await files.changes(here.objects, trees[0], trees[1], limit, after, text=text)
-    return FilesDiff(
-        items=page.items,
-        next=page.next,
-        from_execution=execution_id,
-        from_checkpoint=old.checkpoint_id if old is not None else None,
-        to_execution=execution or execution_id,
-        to_checkpoint=new.checkpoint_id if new is not None else None,
-    )
 
 
 @reads.get("/{execution_id}/trash")

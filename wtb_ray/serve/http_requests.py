@@ -7,8 +7,8 @@ from fastapi import Depends, Header, Query, Request, Response
 from fastapi.routing import APIRoute
 
 from wtb_ray import errors
-from wtb_ray.api import Page
-from wtb_ray.model import digest
+from wtb_ray.api import Checkpoint, Page
+from wtb_ray.model import Step, digest
 from wtb_ray.serve import auth
 from wtb_ray.serve.context import Context
 from wtb_ray.serve.idempotency import Answer, once
@@ -79,6 +79,20 @@ def sliced(
     end = start + limit
     following = cursors[end - 1] if end < len(items) else None
     return Page(items=list(items[start:end]), next=following)
+
+
+def shown(step: Step) -> Checkpoint:
+    """The step as clients see it."""
+    return Checkpoint(
+        id=step.checkpoint_id,
+        thread_id=step.thread_id,
+        step=step.step,
+        source=step.source,
+        nodes=list(step.nodes),
+        next_nodes=list(step.next_nodes),
+        duration_ms=step.duration_ms,
+        created_at=step.created_at,
+    )
 
 
 Here = Annotated[Context, Depends(_context)]

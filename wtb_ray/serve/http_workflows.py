@@ -4,6 +4,7 @@ from fastapi import APIRouter
 
 from wtb_ray import errors
 from wtb_ray.api import BatchTestRequest, ExecuteRequest, NodeView, Page
+from wtb_ray.control import NewVariant, VariantChange
 from wtb_ray.model import Batch, Execution, ProjectSpec, ProjectVersion, VariantSpec
 from wtb_ray.serve.http_requests import Actor, After, CommandRoute, Here, Limit, sliced
 from wtb_ray.serve.idempotency import id_of
@@ -42,6 +43,49 @@ async def batch_test_workflow(
     named = request.model_copy(update={"project": name})
     batch: Batch = await here.command("batch_test", named, actor, id_of("b"))
     return batch
+
+
+@commands.put("/{name}")
+async def update_workflow(name: str, spec: ProjectSpec, here: Here, actor: Actor) -> ProjectVersion:
+    """Makes a version of this workflow its newest; what runs keeps the version that it has."""
+    if spec.name != name:
+        raise errors.InvalidRequest(
+            f"name is {spec.name!r} in the body and {name!r} in the path",
+            field="name",
+            reason="another name than the path's",
+        )
+    await here.store.projects.get(name)
+    version: ProjectVersion = await here.command("register", spec, actor)
+    return version
+
+
+@commands.post("/{name}/nodes/{node:path}/variants", status_code=201)
+async def add_variant(
+    name: str, node: str, variant: NewVariant, here: Here, actor: Actor
+) -> ProjectVersion:
+    """Makes a version of a workflow with one more variant of a node."""
+    version: ProjectVersion = await here.command("add_variant", name, node, variant, actor)
+    return version
+
+
+@commands.patch("/{name}/nodes/{node:path}/variants/{variant}")
+async def change_variant(
+    name: str, node: str, variant: str, change: VariantChange, here: Here, actor: Actor
+) -> ProjectVersion:
+    """Makes a version of a workflow in which nothing new may take a variant, or may again."""
+    version: ProjectVersion = await here.command(
+        "set_variant", name, node, variant, change.active, actor
+    )
+    return version
+
+
+@commands.delete("/{name}/nodes/{node:path}/variants/{variant}")
+async def remove_variant(
+    name: str, node: str, variant: str, here: Here, actor: Actor
+) -> ProjectVersion:
+    """Makes a version of a workflow without a variant; what runs keeps the version that it has."""
+    version: ProjectVersion = await here.command("remove_variant", name, node, variant, actor)
+    return version
 
 
 @reads.get("")
