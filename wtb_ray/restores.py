@@ -24,6 +24,7 @@ from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from wtb_ray import errors, manifests, moves
 from wtb_ray.manifests import EMPTY, Entry, shown
@@ -47,6 +48,8 @@ class Restored:
     """Further manifests that restores displaced which a crash cut off, when somebody wrote other
     files in between; otherwise `displaced` is what the first of them displaced."""
 
+
+_DAMAGED: Final = (errors.UnknownObject, errors.ObjectCorrupt)
 
 Witness = Callable[[Restored], Awaitable[None]]
 """Is told of a restore before its journal goes, so that what was displaced is always known."""
@@ -128,7 +131,10 @@ class Restores:
         if not before.targets:
             return False
         trees = (*before.targets, *before.displaced)
-        changes = await manifests.diff(self._objects, trees[-1], present)
+        try:
+            changes = await manifests.diff(self._objects, trees[-1], present)
+        except _DAMAGED:
+            return False
         return all(
             [
                 await self._named(trees, path, entry)
@@ -142,7 +148,7 @@ class Restores:
             try:
                 if await manifests.find(self._objects, tree, path) == entry:
                     return True
-            except errors.UnknownFile:
+            except (errors.UnknownFile, *_DAMAGED):
                 continue
         return False
 
@@ -153,7 +159,7 @@ class Restores:
             return None
         try:
             changes = await manifests.diff(self._objects, present, target)
-        except (errors.UnknownObject, errors.ObjectCorrupt) as e:
+        except _DAMAGED as e:
             digest = e.details["digest"]
             reason = f"directory object {digest} is {_damage(e)}"
             raise refused(".", reason, digest=digest) from e
@@ -176,7 +182,7 @@ class Restores:
             await self._objects.get_files(
                 [(entry.value, staged, entry.mode) for staged, (_, entry) in wanted.items()]
             )
-        except (errors.UnknownObject, errors.ObjectCorrupt) as e:
+        except _DAMAGED as e:
             digest = e.details["digest"]
             path = next(path for path, entry in wanted.values() if entry.value == digest)
             raise refused(path, f"object {digest} is {_damage(e)}", digest=digest) from e
@@ -199,8 +205,9 @@ class Restores:
         """Makes the tree what it was; should this fail too, the journal is left to the next one."""
         plan = await self._plan(await self._capture(), present, intent)
         if plan is not None:
-            await self._fetch(plan)
-            await self._move(plan)
+            with _translated():
+                await self._fetch(plan)
+                await self._move(plan)
         if before.targets:
             await run(self._executor, self._write_intent, before)
         else:
@@ -247,7 +254,7 @@ class Restores:
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Errors of the file system, before anything was touched, as errors of ours."""
+    """Errors of the file system as errors of ours."""
     try:
         yield
     except OSError as e:
