@@ -80,6 +80,8 @@ class Attachment:
     step_started: float = field(default_factory=time.monotonic)
     steps: int = 0
     """Super-steps that this run has stored."""
+    within: bool = False
+    """Something of the present super-step is stored: what its tasks or subgraphs have done so far."""
     fenced: bool = False
     """Another owner holds the execution; nothing of this run is stored any more."""
 
@@ -188,7 +190,7 @@ class Attachment:
         """A root checkpoint is committed: its super-step has ended and the next begins."""
         self.head, self.head_step = head
         self.steps += head[1] > 0
-        self.errors, self.finished, self.interrupts = {}, {}, {}
+        self.errors, self.finished, self.interrupts, self.within = {}, {}, {}, False
         self.step_started = time.monotonic()
 
 

@@ -162,6 +162,7 @@ class Saver(BasePostgresSaver):
         if attachment is not None:
             if ns:
                 attachment.namespaces.add(ns)
+                attachment.within = True
             else:
                 following = attachment.boundary(checkpoint, metadata, config)
                 item.step = attachment.step(checkpoint, metadata, following, ended, manifest)
@@ -227,6 +228,7 @@ class Saver(BasePostgresSaver):
             attachment.observe(task_id, writes)
             if not ns and not attachment.takes(task_id, checkpoint_id):
                 return
+            attachment.within = True
             writes = _without_output_of_failed(writes)
         try:
             rows = [

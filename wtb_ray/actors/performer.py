@@ -177,7 +177,7 @@ class Performer:
             case "fenced":
                 raise errors.Fenced
             case "drained":
-                return self._drained(one, work)
+                return await self._drained(one, work)
 
     async def _completed(self, one: Assignment, outcome: graphs.Outcome) -> Settlement:
         try:
@@ -203,12 +203,15 @@ class Performer:
             manifest=await self._tracking.rest(one),
         )
 
-    def _drained(self, one: Assignment, work: _Work) -> Settlement:
+    async def _drained(self, one: Assignment, work: _Work) -> Settlement:
         if work.attachment.wanted == Wanted.STOP:
             return self._settlement(one, "cancel")
+        place: dict[str, Any] = {}
+        if work.attachment.within:  # at a boundary of a subgraph; all tasks beside it have ended
+            place = {"restore_point": True, "manifest": await self._tracking.rest(one)}
         if work.attachment.wanted == Wanted.PAUSE or work.control.reason == STEPPED:
-            return self._settlement(one, "pause", reason=str(PauseReason.REQUESTED))
-        return self._settlement(one, "requeue", reason=DRAINED)
+            return self._settlement(one, "pause", reason=str(PauseReason.REQUESTED), **place)
+        return self._settlement(one, "requeue", reason=DRAINED, **place)
 
     def _unkept(self, one: Assignment, fault: Fault) -> Settlement:
         """What becomes of an execution whose files cannot be kept, by the project's choice."""

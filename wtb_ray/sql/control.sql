@@ -26,8 +26,15 @@ FROM held e LEFT JOIN cases k ON k.batch_id = e.batch_id AND k.ordinal = e.case_
 UPDATE executions SET breakpoints = %(breakpoints)s::text[] WHERE id = %(id)s
 
 -- name: set_binding
-UPDATE executions SET binding = %(binding)s, version = %(version)s, epoch = epoch + 1
+UPDATE executions SET
+    binding = %(binding)s, version = %(version)s, epoch = epoch + 1,
+    tracking = (SELECT coalesce((spec::json #>> '{file_tracking,enabled}')::boolean, false)
+                FROM project_versions WHERE version = %(version)s)
 WHERE id = %(id)s
+
+-- name: keeps_few
+SELECT FROM executions e JOIN project_versions v USING (version)
+WHERE e.id = %(id)s AND e.tracking AND v.spec::json #>> '{file_tracking,max_snapshots}' IS NOT NULL
 
 -- name: asked_at
 SELECT w.task_id, w.type, w.blob FROM checkpoint_writes w
@@ -90,12 +97,12 @@ WHERE id = %(id)s
 -- name: insert_fork
 INSERT INTO executions
     (id, project, version, binding, input, status, reason, recursion_limit, breakpoints, priority,
-     thread_id, head, head_step, forked_from, forked_at, tracking)
+     thread_id, head, head_step, passed, forked_from, forked_at, tracking)
 SELECT %(id)s, e.project, %(version)s, %(binding)s,
        coalesce(e.input, (SELECT k.input FROM cases k
                           WHERE k.batch_id = e.batch_id AND k.ordinal = e.case_ordinal)),
        %(status)s, 'fork', coalesce(%(recursion_limit)s, e.recursion_limit),
-       %(breakpoints)s::text[], e.priority, %(thread_id)s, %(head)s, %(head_step)s,
+       %(breakpoints)s::text[], e.priority, %(thread_id)s, %(head)s, %(head_step)s, %(passed)s,
        e.id, %(head)s,
        (SELECT coalesce((spec::json #>> '{file_tracking,enabled}')::boolean, false)
         FROM project_versions WHERE version = %(version)s)

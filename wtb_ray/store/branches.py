@@ -15,9 +15,10 @@ from psycopg.rows import DictRow
 from wtb_ray import errors, events
 from wtb_ray.db import Connection, Database
 from wtb_ray.model import Branch, Execution, ProjectVersion, Step, canonical, new_id, thread_id
-from wtb_ray.states import ExecutionStatus
+from wtb_ray.states import TERMINAL_EXECUTION, ExecutionStatus
 from wtb_ray.store.changes import legal
 from wtb_ray.store.events import Entry, append_many
+from wtb_ray.store.files import kept_there
 from wtb_ray.store.history import (
     execution_of,
     find_step,
@@ -107,7 +108,14 @@ class Branches:
         async def work(conn: Connection) -> Execution:
             row = await locked(conn, id)
             legal(row, "execution", "rollback")
-            origin = await _origin(conn, id, checkpoint_id)
+            if row["batch_id"] is not None and row["status"] in TERMINAL_EXECUTION:
+                raise errors.Conflict(
+                    f"execution {id} belongs to batch {row['batch_id']}, whose cell has ended"
+                    " with it: fork it",
+                    field="execution_id",
+                    reason="of a batch",
+                )
+            origin = await _origin(conn, row, checkpoint_id, mode)
             thread = await _branch(conn, id, origin, mode, "rollback")
             params = {
                 "id": id,
@@ -163,11 +171,12 @@ class Branches:
             "breakpoints": list(breakpoints),
             "thread_id": thread_id(id, 0),
             "head": checkpoint_id,
+            "passed": checkpoint_id if run else None,
         }
 
         async def work(conn: Connection) -> Execution:
-            await get_execution(conn, source)
-            origin = await _origin(conn, source, checkpoint_id)
+            row = await locked(conn, source)
+            origin = await _origin(conn, row, checkpoint_id, mode)
             cursor = await conn.execute(SQL["insert_fork"], {**params, "head_step": origin.step})
             row = await cursor.fetchone()
             if row is not None:
@@ -197,9 +206,20 @@ async def locked(conn: Connection, id: str) -> DictRow:
     return in_order(rows)[0]
 
 
-async def _origin(conn: Connection, id: str, checkpoint_id: str) -> Origin:
-    step: Step = await find_step(conn, id, checkpoint_id)
-    return Origin(step.thread_id, step.checkpoint_id, step.step, step.next_nodes)
+async def _origin(conn: Connection, row: DictRow, checkpoint_id: str, mode: Mode) -> Origin:
+    """Where the checkpoint is; as it stands at the head, that is the present branch.
+
+    Raises:
+        UnknownCheckpoint: The execution has no such checkpoint.
+        NoConsistentFiles: Only the newest files are kept, and those of the checkpoint are gone.
+    """
+    step: Step = await find_step(conn, row["id"], checkpoint_id)
+    found = await (await conn.execute(SQL["keeps_few"], {"id": row["id"]})).fetchone()
+    if found is not None and step.step > 0:
+        await kept_there(conn, row["id"], checkpoint_id)
+    stands = mode == "as_it_stands" and checkpoint_id == row["head"]
+    thread = row["thread_id"] if stands else step.thread_id
+    return Origin(thread, step.checkpoint_id, step.step, step.next_nodes)
 
 
 async def _branch(conn: Connection, id: str, origin: Origin, mode: Mode, reason: str) -> str:

@@ -180,6 +180,15 @@ class Files:
         return await transact(self._db, work)
 
 
+async def kept_there(conn: Connection, execution_id: str, checkpoint_id: str) -> None:
+    """Checks that the files of a checkpoint are kept.
+
+    Raises:
+        NoConsistentFiles: They are not; names the nearest checkpoints with files.
+    """
+    await _history(conn, execution_id, checkpoint_id)
+
+
 async def _insert_restores(
     conn: Connection, row: DictRow, restored: Restored, reason: str
 ) -> list[int]:

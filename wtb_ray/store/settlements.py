@@ -33,6 +33,8 @@ COMMANDS: Final[dict[Kind, str]] = {
     "requeue": "requeue",
     "cancel": "stop",
 }
+RESTS: Final = (ExecutionStatus.PAUSED, ExecutionStatus.PENDING)
+"""Where it goes on from its restore point later."""
 DRAINED: Final = "drained"
 """The reason of a requeue that lost nothing: it does not count as an attempt."""
 REFUSED: Final = (
@@ -128,7 +130,7 @@ async def _settle(
                 row = check_fence(row, item.execution_id, item.epoch, item.owner)
                 change = _decide(row, item, actor or item.owner, max_attempts)
                 changes.append(change)
-                if item.restore_point and change.status == ExecutionStatus.PAUSED:
+                if item.restore_point and change.status in RESTS:
                     reason = item.reason or change.command
                     await restore_points.take(conn, row, change.actor, reason, item.manifest)
                 rows[item.execution_id] = {
