@@ -8,7 +8,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Final, cast
 
@@ -22,9 +22,10 @@ from wtb_ray.actors.audit import AuditSink
 from wtb_ray.actors.lifecycle import ActorLifecycle
 from wtb_ray.actors.postgres import EmbeddedPostgres
 from wtb_ray.actors.scheduler import BatchScheduler
-from wtb_ray.db import migrate
+from wtb_ray.db import Database, migrate
 from wtb_ray.model import NAMESPACE, Assignment, GraphInfo, ProjectSpec, Runner, ScorerSpec, new_id
 from wtb_ray.settings import Settings, configuration
+from wtb_ray.store.leases import Leases
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,8 @@ RUNNER: Final[dict[str, Any]] = {
 SHUTDOWN_ORDER: Final = ("scheduler", "lifecycle")
 """They end first; the audit ends behind the runners, since it seals what those have written."""
 START_TIMEOUT_S: Final = 60.0
+SHUTDOWN: Final = "shutdown"
+"""Who ends what is left when everything ends."""
 
 
 def unwrap(error: BaseException) -> BaseException:
@@ -172,8 +175,7 @@ class RayRunners:
     """Runner processes as detached Ray actors named `runner:{id}`."""
 
     def __init__(self, settings: Settings, url: str):
-        # The seals are there to show what others changed: no user code has their key.
-        self._settings = settings.model_copy(update={"audit_key": None})
+        self._settings = settings.for_runners()
         self._url = url
 
     async def spawn(self, spec: ProjectSpec, *, solo: bool = False) -> str:
@@ -293,7 +295,7 @@ class RayRunners:
         handle = await asyncio.to_thread(find, f"runner:{runner_id}")
         if handle is not None:
             try:
-                async with asyncio.timeout(START_TIMEOUT_S):
+                async with asyncio.timeout(self._settings.drain_grace_s):
                     await handle.drain.remote()
             except (RayError, TimeoutError) as e:
                 log.warning("runner %s did not drain: %s", runner_id, e, extra={"action": "drain"})
@@ -304,19 +306,27 @@ class RayRunners:
             await asyncio.to_thread(ray.kill, handle, no_restart=True)
 
 
-def shutdown(settings: Settings, *, grace_s: float = 10.0) -> None:
-    """Ends every actor of ours in the order scheduler, lifecycle, runners, audit, Postgres."""
+def shutdown(settings: Settings) -> None:
+    """Ends every actor of ours in the order scheduler, lifecycle, runners, audit, Postgres.
+
+    What runs goes on to its next boundary, for as long as the settings say, and is given back; what
+    is cut off then goes on from its last one, and it is not held against it.
+    """
+    grace_s = settings.drain_grace_s
+    url = _database_url_now(settings)
     for name in SHUTDOWN_ORDER:
         if (handle := find(name)) is not None:
             ray.kill(handle, no_restart=True)
     names = [a["name"] for a in ray.util.list_named_actors(all_namespaces=True)]
     runners = [h for n in names if n.startswith("runner:") and (h := find(n)) is not None]
+    _with_leases(url, _end_leases)
     try:
         ray.get([r.drain.remote() for r in runners], timeout=grace_s)
     except (RayError, GetTimeoutError) as e:
         log.warning("not every runner drained: %s", e, extra={"action": "shutdown"})
     for handle in runners:
         ray.kill(handle, no_restart=True)
+    _with_leases(url, _bury_leases)
     if (handle := find("audit")) is not None:
         try:
             ray.get(handle.close.remote(), timeout=grace_s)
@@ -328,6 +338,47 @@ def shutdown(settings: Settings, *, grace_s: float = 10.0) -> None:
             ray.get(handle.stop.remote(), timeout=30)
             ray.kill(handle, no_restart=True)
         postgres.stop(settings.data_dir.resolve() / "postgres")
+
+
+def _database_url_now(settings: Settings) -> str | None:
+    """Where the database is, if it is there."""
+    if settings.database_url is not None:
+        return settings.database_url
+    handle = find("postgres")
+    if handle is None:
+        return None
+    try:
+        return cast(str, ray.get(handle.url.remote(), timeout=settings.drain_grace_s))
+    except (RayError, GetTimeoutError) as e:
+        log.warning("the database is not there: %s", e, extra={"action": "shutdown"})
+        return None
+
+
+def _with_leases(url: str | None, do: Callable[[Leases], Awaitable[None]]) -> None:
+    """Does this if the database answers; if not, leases run out by themselves."""
+
+    async def work(url: str) -> None:
+        async with Database(url, size=1, name="wtb-shutdown") as db:
+            await do(Leases(db))
+
+    if url is not None:
+        try:
+            asyncio.run(work(url))
+        except errors.WTBError as e:
+            log.warning("leases are left as they are: %s", e, extra={"action": "shutdown"})
+
+
+async def _end_leases(leases: Leases) -> None:
+    """From here on, the end of a runner is nobody's fault."""
+    for runner in await leases.runners():
+        if not runner.expired:
+            await leases.drain(runner.id)
+
+
+async def _bury_leases(leases: Leases) -> None:
+    for runner in await leases.runners():
+        if runner.status == "DRAINING":
+            await leases.bury(runner.id, runner.epoch, "shut down", actor=SHUTDOWN)
 
 
 def connect() -> None:

@@ -91,6 +91,17 @@ class PauseWithdrawn(Event):
     type: Literal["execution.pause_withdrawn"] = "execution.pause_withdrawn"
 
 
+class ExecutionParked(Event):
+    type: Literal["execution.parked"] = "execution.parked"
+    strategy: str
+    kept: list[str]
+    released: list[str]
+    left_out: dict[str, str]
+    """What the strategy could not be applied to, and why."""
+    runner: str | None = None
+    host: str | None = None
+
+
 class StopRequested(Event):
     type: Literal["execution.stop_requested"] = "execution.stop_requested"
     reason: str | None = None
@@ -328,6 +339,7 @@ AnyEvent = Annotated[
     | ExecutionRequeued
     | ExecutionPaused
     | PauseRequested
+    | ExecutionParked
     | PauseWithdrawn
     | StopRequested
     | ExecutionResumed

@@ -9,7 +9,7 @@ import copy
 import dataclasses
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from wtb_ray import bindings, entries, errors
@@ -92,6 +92,25 @@ class Graphs:
                     self._compiled.popitem(last=False)
             self._compiled.move_to_end(taken.key)
             return dataclasses.replace(self._compiled[taken.key], params=taken.params)
+
+    def forget(self, binding: Mapping[str, str], others: Iterable[Mapping[str, str]]) -> bool:
+        """Drops the graph of a binding, what was imported for it, and its caches.
+
+        It is made again when it is next asked for. False where one of the other bindings has the
+        same graph: nothing is dropped then.
+        """
+        with self._lock:
+            taken = self._taken(binding)
+            used = [self._taken(other) for other in others]
+            if any(other.key == taken.key for other in used):
+                return False
+            self._compiled.pop(taken.key, None)
+            if all(other.workflow != taken.workflow for other in used):
+                self._graphs.pop(taken.workflow, None)
+            needed = {path for other in used for path in other.implementations.values()}
+            for path in set(taken.implementations.values()) - needed:
+                self._implementations.pop(path, None)
+            return True
 
     def _taken(self, binding: Mapping[str, str]) -> "_Taken":
         names = frozenset(item for item in binding.items() if item[0] != bindings.NAME)

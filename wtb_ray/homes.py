@@ -45,13 +45,14 @@ class Home(NamedTuple):
         return self.path / FILES
 
 
-def take(home: Home, owner: locks.Owner, *, anew: bool = False) -> Home:
+def take(home: Home, owner: locks.Owner, *, anew: bool = False, since: int = 0) -> Home:
     """Makes a home, out of the newest earlier one of the execution where that is to be had.
 
     Args:
         home: Which one.
         owner: Who takes it.
         anew: Leave earlier ones where they are.
+        since: Leave those of earlier epochs than this where they are.
 
     Raises:
         Fenced: Another claim has it, or a later one is here.
@@ -67,7 +68,7 @@ def take(home: Home, owner: locks.Owner, *, anew: bool = False) -> Home:
             if not locks.free(home.path):
                 raise errors.Fenced(f"{home.path} is held already", path=str(home.path))
             home = home._replace(former=home.epoch)
-        elif epochs and not anew and locks.free(folder / str(max(epochs))):
+        elif epochs and not anew and max(epochs) >= since and locks.free(folder / str(max(epochs))):
             home = home._replace(former=max(epochs))
             (folder / str(home.former)).rename(home.path)
         else:
@@ -75,6 +76,23 @@ def take(home: Home, owner: locks.Owner, *, anew: bool = False) -> Home:
         locks.write(home.path, owner)
         (home.path / ORPHAN).unlink(missing_ok=True)
         furnish(home)
+    return home
+
+
+def retake(home: Home, owner: locks.Owner) -> Home:
+    """Takes the newest home of the execution, if there is one that nobody holds; makes none.
+
+    Raises:
+        ConfigurationError: Nothing can be written there.
+    """
+    folder = home.path.parent
+    with writing(home.path), suppress(FileNotFoundError), locks.guarded(folder):
+        epochs = _epochs(folder)
+        if epochs and max(epochs) <= home.epoch and locks.free(folder / str(max(epochs))):
+            home = home._replace(former=max(epochs))
+            if home.former != home.epoch:
+                (folder / str(home.former)).rename(home.path)
+            locks.write(home.path, owner)
     return home
 
 
@@ -128,6 +146,11 @@ def listed(root: Path) -> Iterator[Home]:
     for folder in folders(root):
         for epoch in _epochs(folder):
             yield Home(root, folder.name, epoch)
+
+
+def of(root: Path, execution_id: str) -> list[Home]:
+    """The homes of one execution on this host, in order of epochs."""
+    return [Home(root, execution_id, epoch) for epoch in _epochs(root / execution_id)]
 
 
 def folders(root: Path) -> list[Path]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
-from wtb_ray.states import BatchStatus, ExecutionStatus
+from wtb_ray.states import BatchStatus, ExecutionStatus, PauseStrategy
 
 NAMESPACE = "wtb"
 """Ray namespace of every actor of the bench."""
@@ -187,6 +187,20 @@ class Fault(Frozen):
     traceback: str | None = None
 
 
+class Parking(Frozen):
+    """What a paused execution keeps of what it had for itself, and what it gave back."""
+
+    strategy: PauseStrategy
+    kept: tuple[str, ...] = ()
+    """Of `workspace`, `graph` and `process`."""
+    released: tuple[str, ...] = ()
+    left_out: dict[str, str] = Field(default_factory=dict)
+    """What the strategy could not be applied to, and why."""
+    runner: str | None = None
+    """The runner that had it."""
+    host: str | None = None
+
+
 class Execution(Frozen):
     """One run of one input."""
 
@@ -216,6 +230,8 @@ class Execution(Frozen):
     """The execution that it was forked from."""
     forked_at: str | None = None
     """The checkpoint that it began with."""
+    parking: Parking | None = None
+    """While it is paused: what it keeps."""
     created_at: datetime
     started_at: datetime | None = None
     ended_at: datetime | None = None
@@ -250,6 +266,8 @@ class Assignment(Frozen):
     """`step`: run one super-step; `pause` and `drain`: stop at the next boundary."""
     passed: str | None = None
     """The checkpoint whose breakpoints a user has sent it past."""
+    clean_from: int = 0
+    """Workspaces of epochs below it are not gone on with."""
     ran: tuple[str, ...] = ()
     """The nodes that ended in the head."""
     answers: dict[str, Any] = Field(default_factory=dict)
@@ -404,6 +422,8 @@ class Demand(Frozen):
     """Executions that may start now."""
     suspects: int
     """Of these, the ones that must run alone."""
+    reserved: int = 0
+    """Of these, the ones whose own process is kept for them."""
     cells: int
     """Cells of open batches that have no execution yet."""
 
@@ -424,4 +444,8 @@ class Runner(Frozen):
     """Seconds since the lease ran out; 0 while it holds."""
     idle_s: float = 0.0
     """Seconds since it last was given work."""
+    reserved_for: str | None = None
+    """The paused execution that its process is kept for; it gets no other work."""
+    configuration: str = ""
+    """Digest of the settings that it was made with."""
     in_flight: int

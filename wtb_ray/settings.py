@@ -106,6 +106,10 @@ class Settings(BaseSettings):
         """Where workspaces lie on each host."""
         return self.data_dir.resolve() / "ws"
 
+    def for_runners(self) -> "Settings":
+        """The same settings without the seals' key: what seals are for is what user code may do."""
+        return self.model_copy(update={"audit_key": None})
+
     def absolute(self) -> "Settings":
         """The same settings with `data_dir` absolute, fit to be sent to other processes."""
         return self.model_copy(update={"data_dir": self.data_dir.resolve()})

@@ -61,6 +61,14 @@ class Wanted(StrEnum):
     """Give it back at the next boundary."""
 
 
+class PauseStrategy(StrEnum):
+    """What a paused execution keeps of what it has for itself; see `wtb_ray.parking`."""
+
+    HOT = "hot"
+    WARM = "warm"
+    COLD = "cold"
+
+
 E, C, B, R = ExecutionStatus, CellStatus, BatchStatus, RunnerStatus
 
 

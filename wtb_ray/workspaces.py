@@ -66,6 +66,7 @@ class Workspaces:
         manifest: str | None = None,
         bundle: Path | None = None,
         witness: Witness | None = None,
+        since: int = 0,
     ) -> "OpenWorkspace":
         """The workspace of a claim.
 
@@ -79,6 +80,7 @@ class Workspaces:
             manifest: The tree that it starts with, where files are tracked; None is the empty one.
             bundle: The project's folder, which inputs are taken from.
             witness: Is told what was restored, before what was displaced could be forgotten.
+            since: Directories of claims of earlier epochs are not gone on with.
 
         Raises:
             Fenced: A later claim is here already.
@@ -87,7 +89,7 @@ class Workspaces:
             StorageFull: There is no room.
             Unavailable: The object store does not answer.
         """
-        opened = OpenWorkspace(self, execution_id, epoch)
+        opened = OpenWorkspace(self, execution_id, epoch, since)
         if tracking is not None and not tracking.enabled:
             tracking = None
         if tracking is None and isolation is None:
@@ -99,6 +101,30 @@ class Workspaces:
             await opened._give_up()
             raise
         return opened
+
+    async def reopen(
+        self,
+        execution_id: str,
+        epoch: int,
+        *,
+        tracking: FileTrackingConfig,
+        isolation: WorkspaceIsolationConfig | None = None,
+    ) -> "OpenWorkspace | None":
+        """The directory that a resting execution has on this host, as it is; None if there is none.
+
+        Args:
+            execution_id: Whose.
+            epoch: That of the execution; whoever claims it later gets another directory meanwhile.
+            tracking: Which files belong to checkpoints.
+            isolation: How it was made.
+        """
+        opened = OpenWorkspace(self, execution_id, epoch, 0)
+        opened.isolation = isolation or opened.isolation
+        return opened if await opened._find(tracking) else None
+
+    def has(self, execution_id: str) -> bool:
+        """Whether an execution has a directory on this host."""
+        return any(homes.of(self.root, execution_id))
 
     async def inputs(self, bundle: Path | None, names: tuple[str, ...]) -> Inputs:
         """The inputs of a bundle on this host."""
@@ -128,6 +154,7 @@ class OpenWorkspace:
         "_home",
         "_inputs",
         "_made",
+        "_since",
         "_spaces",
         "_tracking",
         "_tree",
@@ -138,8 +165,9 @@ class OpenWorkspace:
         "workspace",
     )
 
-    def __init__(self, spaces: Workspaces, execution_id: str, epoch: int) -> None:
+    def __init__(self, spaces: Workspaces, execution_id: str, epoch: int, since: int) -> None:
         self._spaces = spaces
+        self._since = since
         self._home = Home(spaces.root, execution_id, epoch)
         self._made = self._asked = False
         self._inputs: Inputs | None = None
@@ -171,11 +199,17 @@ class OpenWorkspace:
         """Whether an earlier claim's directory goes on in this one."""
         return self._made and self._home.former is not None
 
-    async def commit(self, *, ran: bool = True) -> str | None:
+    @property
+    def tracked(self) -> bool:
+        """Whether its files are kept."""
+        return self._tree is not None
+
+    async def commit(self, *, ran: bool = True, always: bool = False) -> str | None:
         """Keeps the files for a restore point.
 
         Args:
             ran: Whether nodes ran since the last one.
+            always: Whatever `commit_on` says.
 
         Returns:
             The manifest; None where files are not tracked, or not to be kept now by `commit_on`.
@@ -190,7 +224,7 @@ class OpenWorkspace:
             return None
         self._asked = self.workspace.take_commit() or self._asked
         due = {"checkpoint": True, "node_complete": ran or self._asked, "manual": self._asked}
-        if not due[self._tracking.commit_on]:
+        if not (always or due[self._tracking.commit_on]):
             return None
         snapshot = await self._tree.snapshot()
         self._asked, self.manifest = False, snapshot.manifest
@@ -202,11 +236,12 @@ class OpenWorkspace:
             return not self.isolation.cleanup_on_complete
         return status is not ExecutionStatus.FAILED or self.isolation.preserve_on_failure
 
-    async def close(self, keep: bool) -> None:
+    async def close(self, keep: bool, *, earlier: bool = True) -> None:
         """Ends the use of it. No node of the execution runs any more.
 
         Args:
             keep: Leave the directory to the next claim on this host, or to be swept.
+            earlier: If not, remove those that earlier claims left, too.
         """
         self.workspace.end()
         spaces = self._spaces
@@ -217,7 +252,7 @@ class OpenWorkspace:
             # The first claim of an execution has nothing before it, so it need not look.
             if not keep:
                 if self._made or (self._home.epoch > 1 and self._home.path.parent.exists()):
-                    await self._remove(earlier=True)
+                    await self._remove(earlier=earlier)
             elif self._made:
                 await self._remember()
                 await spaces.run(homes.release, self._home, spaces.owner)
@@ -230,8 +265,18 @@ class OpenWorkspace:
         self.workspace.end()
 
     def _make(self) -> None:
-        self._home = homes.take(self._home, self._spaces.owner)
+        self._home = homes.take(self._home, self._spaces.owner, since=self._since)
         self._made = True
+
+    async def _find(self, tracking: FileTrackingConfig) -> bool:
+        """Takes the directory that is there already, without making or changing anything."""
+        self._home = await self._spaces.run(homes.retake, self._home, self._spaces.owner)
+        if self._home.former is None:
+            return False
+        self._made, self._tracking = True, tracking
+        self._tree = self._tracked(tracking)
+        await self._tree.load()
+        return True
 
     async def _remember(self) -> None:
         """Writes down what is known of the files, so that the next claim need not read them all."""

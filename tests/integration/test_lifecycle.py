@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from tests.integration.store_bench import StoreBench
 from wtb_ray.actors.lifecycle import ActorLifecycle
@@ -33,6 +34,9 @@ class Processes:
 
     async def drain(self, runner_id: str) -> None:
         self.drained.add(runner_id)
+
+    async def ask(self, runner_id: str, method: str, *args: Any) -> Any:
+        raise NotImplementedError
 
     async def kill(self, runner_id: str) -> None:
         self.living.discard(runner_id)

@@ -76,6 +76,9 @@ class LocalRunners:
     async def drain(self, runner_id: str) -> None:
         await self.runners[runner_id].drain()
 
+    async def ask(self, runner_id: str, method: str, *args: Any) -> Any:
+        return await getattr(self.runners[runner_id], method)(*args)
+
     async def kill(self, runner_id: str) -> None:
         self.dead.add(runner_id)
         runner = self.runners[runner_id]

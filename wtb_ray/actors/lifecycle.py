@@ -1,29 +1,38 @@
-"""The actor lifecycle: takes work back from dead runners, ends the ones that nobody needs, and sweeps
-the workspaces of its host.
+"""The actor lifecycle: takes work back from dead runners, ends the ones that nobody needs, parks what
+has been paused for long, and sweeps the workspaces of its host.
 
 A runner is taken for dead when its lease has run out *and* its process is known to be gone, or when
 the lease is overdue by ten times its length. Burying is one transaction and may be repeated.
 After a pause of the whole machine or of the database every lease is overdue, so that each runner
-first gets one length of a lease, measured here, in which to renew it.
+first gets one length of a lease, measured here, in which to renew it. A runner that was made with
+other settings is drained: what it runs goes on in a new one.
 """
 
 import asyncio
 import logging
+import socket
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
 from wtb_ray import errors, telemetry
+from wtb_ray.actors.cellar import Cellar
 from wtb_ray.actors.runners import Runners
 from wtb_ray.actors.sweeping import sweep_host
 from wtb_ray.db import Database
 from wtb_ray.model import Runner
+from wtb_ray.objects import ObjectStore
 from wtb_ray.settings import Settings, configuration
 from wtb_ray.store import Store
+from wtb_ray.store.parking import Due
+from wtb_ray.workspaces import Workspaces
 
 log = logging.getLogger(__name__)
 
 TICK_S: Final = 0.5
+PARK_S: Final = 1.0
+PARKED_AT_ONCE: Final = 32
+PARKING_TIMEOUT_S: Final = 60.0
 SWEEP_S: Final = 60.0
 HARD_LIMIT: Final = 10
 ACTOR: Final = "lifecycle"
@@ -39,7 +48,12 @@ class ActorLifecycle:
         self._db = Database(database_url, size=2, name="wtb-lifecycle")
         self._store = Store(self._db)
         self._runners = runners
+        self._objects = ObjectStore(settings.objects())
+        self._workspaces = Workspaces(settings.workspaces(), self._objects, runner=ACTOR)
+        self._cellar = Cellar(ACTOR, self._store, self._workspaces)
+        self._of_runners = configuration(settings.for_runners(), database_url)
         self._expired: dict[str, float] = {}
+        self._ending: dict[str, asyncio.Task[None]] = {}
         self._loop = asyncio.create_task(self._run())
 
     async def configured(self) -> str:
@@ -48,8 +62,12 @@ class ActorLifecycle:
 
     async def close(self) -> None:
         """Ends its loop."""
-        self._loop.cancel()
-        await asyncio.gather(self._loop, return_exceptions=True)
+        tasks = (self._loop, *self._ending.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._workspaces.close()
+        await self._objects.aclose()
         await self._db.close()
 
     async def _run(self) -> None:
@@ -58,6 +76,7 @@ class ActorLifecycle:
         await asyncio.gather(
             self._again_and_again(self._round, TICK_S, "reap"),
             self._again_and_again(self._sweep, sweep_s, "sweep"),
+            self._again_and_again(self._park, PARK_S, "park"),
         )
 
     async def _again_and_again(
@@ -74,6 +93,32 @@ class ActorLifecycle:
 
     async def _sweep(self) -> None:
         await sweep_host(self._settings, self._db, actor=ACTOR)
+
+    async def _park(self) -> None:
+        """Gives back what paused executions have held for long, or hold in vain."""
+        await self._store.parking.free()
+        await self._store.parking.left_alone(PARKED_AT_ONCE, actor=ACTOR)
+        due = await self._store.parking.due(
+            warm_after_s=self._settings.warm_after_s,
+            cold_after_s=self._settings.cold_after_s,
+            limit=PARKED_AT_ONCE,
+        )
+        for one in due:
+            try:
+                async with asyncio.timeout(PARKING_TIMEOUT_S):
+                    await self._park_colder(one)
+            except (errors.WTBError, TimeoutError) as e:
+                log.warning("%s not parked: %s", one.execution_id, e, extra={"action": "park"})
+
+    async def _park_colder(self, due: Due) -> None:
+        """Has it done where the execution's directory is, by the runner that had it if it lives."""
+        here = due.host in (None, socket.gethostname())
+        for runner in await self._store.leases.runners():
+            able = runner.id == due.runner or (not here and runner.host == due.host)
+            if able and not runner.expired and await self._runners.alive(runner.id):
+                await self._runners.ask(runner.id, "park", due)
+                return
+        await self._cellar.cool(due)
 
     async def _round(self) -> None:
         runners, now = await self._store.leases.runners(), time.monotonic()
@@ -98,14 +143,39 @@ class ActorLifecycle:
                 await self._bury(runner, "lease overdue" if overdue else "process died")
         elif runner.status == "STARTING" and runner.idle_s > 2 * settings.entry_timeout_s:
             await self._bury(runner, "never became ready")
-        elif runner.status == "DRAINING" or (
-            runner.status == "READY"
-            and runner.in_flight == 0
+        elif runner.status == "DRAINING":
+            self._end(runner, "drained")
+        elif runner.status != "READY":
+            return
+        elif runner.configuration not in ("", self._of_runners):
+            await self._store.leases.drain(runner.id)
+            self._end(runner, "made with other settings")
+        elif (
+            runner.in_flight == 0
             and runner.idle_s > settings.idle_pool_s
             and await self._store.leases.retire(runner.id)
         ):
-            await self._runners.drain(runner.id)
-            await self._bury(runner, "idle")
+            self._end(runner, "idle")
+
+    def _end(self, runner: Runner, reason: str) -> None:
+        """Ends a draining runner, beside all else, once its work is given back or its time is over."""
+        if runner.id not in self._ending:
+            task = asyncio.create_task(self._drain_and_bury(runner, reason))
+            self._ending[runner.id] = task
+            task.add_done_callback(lambda _: self._ending.pop(runner.id, None))
+
+    async def _drain_and_bury(self, runner: Runner, reason: str) -> None:
+        try:
+            async with asyncio.timeout(self._settings.drain_grace_s):
+                await self._runners.drain(runner.id)
+        except TimeoutError:
+            log.warning("runner %s did not drain", runner.id, extra={"action": "drain"})
+        except Exception:  # it is to end, whatever it says
+            log.exception("runner %s did not drain", runner.id, extra={"action": "drain"})
+        try:
+            await self._bury(runner, reason)
+        except errors.Unavailable as e:  # it is DRAINING, so the next round tries again
+            log.warning("runner %s not buried: %s", runner.id, e, extra={"action": "bury"})
 
     async def _bury(self, runner: Runner, reason: str) -> None:
         await self._runners.kill(runner.id)

@@ -39,6 +39,9 @@ class _Work:
 
     control: graphs.Control
     attachment: Attachment
+    binding: dict[str, str]
+    dropped: bool = False
+    """It was taken away: nothing is to be settled."""
     task: "asyncio.Task[Settlement | None] | None" = None
     ending: asyncio.TimerHandle | None = None
     """Set when it was told to stop: it is left behind when this timer ends."""
@@ -86,16 +89,29 @@ class Performer:
             loop = asyncio.get_running_loop()
             work.ending = loop.call_later(self._grace_s, work.task.cancel)
 
+    def drop(self, execution_id: str, epoch: int) -> None:
+        """Lets go at once of a claim that was taken away, whatever its nodes are doing."""
+        work = self._works.get((execution_id, epoch))
+        if work is not None and work.task is not None:
+            work.dropped = True
+            work.task.cancel()
+
+    def bindings(self) -> list[dict[str, str]]:
+        """Those of the claims that are being performed."""
+        return [work.binding for work in self._works.values()]
+
     async def perform(self, one: Assignment) -> Settlement | None:
         """How the claim is to be settled; None when it is another owner's by now."""
         claim = (one.execution_id, one.epoch)
-        work = self._works[claim] = _Work(graphs.Control(), self._attachment(one))
+        work = self._works[claim] = _Work(graphs.Control(), self._attachment(one), one.binding)
         if self._draining:
             work.control.request_drain(DRAINED)
         work.task = asyncio.create_task(self._outcome(one, work))
         try:
             return await work.task
         except asyncio.CancelledError:
+            if work.dropped:
+                return None
             if work.ending is None:
                 raise
             log.warning("%s did not end and is left behind", one.execution_id)

@@ -7,7 +7,7 @@ decided by its lease, and until then its work is not given to another.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -73,6 +73,7 @@ class ActorPool:
         else:
             member.taken = False
             member.free = member.free if free is None else free
+            self._members[worker.id] = self._members.pop(worker.id)  # others come first now
         self._changed.set()
 
     def remove(self, worker_id: str) -> None:
@@ -81,9 +82,9 @@ class ActorPool:
         if member is not None and member.call is not None:
             member.call.cancel()
 
-    def idle(self) -> bool:
-        """Whether any worker could be given a chunk now."""
-        return any(m.idle() for m in self._members.values())
+    def idle(self, but: Collection[str] = ()) -> bool:
+        """Whether any worker, but these, could be given a chunk now."""
+        return any(m.idle() for id, m in self._members.items() if id not in but)
 
     def free(self, worker_id: str) -> int:
         """Free slots of a worker as it last said; 0 for one that is not here."""

@@ -21,8 +21,10 @@ from typing import Any
 import psycopg
 
 from wtb_ray import bundles, errors, graphs, inputs, scoring, telemetry
+from wtb_ray.actors.cellar import Cellar
 from wtb_ray.actors.lease import LeaseKeeper, LoopWatch
 from wtb_ray.actors.operations import Operations
+from wtb_ray.actors.parking import Parker
 from wtb_ray.actors.performer import Performer
 from wtb_ray.actors.sweeping import sweep_host
 from wtb_ray.actors.tracking import Tracking
@@ -40,8 +42,9 @@ from wtb_ray.model import (
 from wtb_ray.objects import ObjectStore
 from wtb_ray.saver import Saver
 from wtb_ray.scans import Rules
-from wtb_ray.settings import Settings
+from wtb_ray.settings import Settings, configuration
 from wtb_ray.store import Store
+from wtb_ray.store.parking import Due
 from wtb_ray.store.settlements import DRAINED, Settlement
 from wtb_ray.workspaces import Workspaces
 
@@ -78,6 +81,7 @@ class VariantRunner:
         self._solo = solo
         isolation = spec.workspace_isolation
         alone = isolation is not None and isolation.isolation == "process"
+        self._alone = alone
         self._slots = 1 if solo or alone else settings.runner_slots
         self._url = database_url
         self._db = Database(database_url, size=settings.pool_size, name=f"wtb-{runner_id}")
@@ -86,6 +90,8 @@ class VariantRunner:
         self._objects = ObjectStore(settings.objects())
         self._bundle: Path | None = None
         self._performer: Performer | None = None
+        self._parker: Parker | None = None
+        self._haunted = False
         self._operations: Operations | None = None
         self._graphs = graphs.Graphs(spec, self._saver, timeout_s=settings.entry_timeout_s)
         self._settlements: GroupCommit[Settlement, None] = GroupCommit(self._settle)
@@ -116,14 +122,25 @@ class VariantRunner:
             self._bundle = await bundles.fetch(self._objects, self._spec.bundle, root)
             bundles.activate(self._bundle)
         workspaces = Workspaces(self._settings.workspaces(), self._objects, runner=self.id)
+        tracking = Tracking(workspaces, self._store, self._spec, self.id, self._bundle)
         self._performer = Performer(
             self.id,
             self._graphs,
             self._saver,
             self._store,
-            Tracking(workspaces, self._store, self._spec, self.id, self._bundle),
+            tracking,
             grace_s=self._settings.stop_grace_s,
-            on_abandoned=self._new_threads,
+            on_abandoned=self._on_abandoned,
+        )
+        self._parker = Parker(
+            self.id,
+            self._spec,
+            self._graphs,
+            self._store,
+            tracking,
+            Cellar(self.id, self._store, workspaces),
+            alone=self._alone,
+            most=self._settings.reserved_runners,
         )
         self._operations = Operations(
             self._graphs, self._saver, self._store, self._spec, workspaces, self._bundle
@@ -163,6 +180,10 @@ class VariantRunner:
         """Tries one node out; see `Operations.execute_node`."""
         return await self._operating.execute_node(*what)
 
+    async def park(self, due: Due) -> bool:
+        """Parks a paused execution of this host colder; see `Cellar.cool`."""
+        return await self._parking.cool(due, self._performing.bindings())
+
     async def start(self) -> None:
         """Imports the project and takes the lease; from then on the scheduler gives it work."""
         await asyncio.to_thread(self._graphs.compiled, {})
@@ -176,6 +197,7 @@ class VariantRunner:
             os.getpid(),
             None,
             ttl,
+            configuration=configuration(self._settings, self._url),
         )
         self._unclaimed.cancel()
         self._lease = LeaseKeeper(self._url, self.id, epoch, ttl, self._lost)
@@ -255,12 +277,19 @@ class VariantRunner:
                 log.exception("undelivered work not returned", extra={"action": "undelivered"})
 
     async def _hear_wishes(self) -> None:
-        """Hears what others want of executions whose nodes do not commit anything for long."""
+        """Hears what others want of executions whose nodes do not commit anything for long.
+
+        What was taken away from this runner is let go.
+        """
         while True:
             await asyncio.sleep(WISHES_S)
             try:
-                for id, epoch, wanted in await self._store.executions.wishes(self.id):
+                held = set(self._held)
+                wishes = await self._store.executions.wishes(self.id)
+                for id, epoch, wanted in wishes:
                     self._performing.wish(id, epoch, wanted)
+                for id, epoch in held - {(id, epoch) for id, epoch, _ in wishes}:
+                    self._performing.drop(id, epoch)
             except errors.Unavailable as e:
                 log.warning("wishes not heard: %s", e, extra={"action": "wishes"})
             except Exception:  # a defect in one round must not end the hearing
@@ -272,6 +301,12 @@ class VariantRunner:
             await sweep_host(self._settings, self._db, actor=self.id)
         except errors.Unavailable as e:
             log.warning("no sweeping: %s", e, extra={"action": "sweep"})
+
+    @property
+    def _parking(self) -> Parker:
+        if self._parker is None:
+            raise errors.WTBError(f"runner {self.id} parks before it was prepared")
+        return self._parker
 
     @property
     def _operating(self) -> Operations:
@@ -290,6 +325,17 @@ class VariantRunner:
         executor = ThreadPoolExecutor(self._slots + 4, "node")
         asyncio.get_running_loop().set_default_executor(executor)
 
+    def _on_abandoned(self) -> None:
+        self._haunted = True
+        self._new_threads()
+
+    async def _end_haunted(self) -> None:
+        """A process with a current directory is nobody else's while an abandoned node is in it."""
+        try:
+            await self._store.leases.drain(self.id)
+        except errors.WTBError as e:
+            log.warning("not drained: %s", e, extra={"action": "drain"})
+
     async def _execute(self, assignment: Assignment) -> None:
         """One execution from its head to its next rest, whatever happens on the way."""
         claim = (assignment.execution_id, assignment.epoch)
@@ -297,9 +343,13 @@ class VariantRunner:
         try:
             settlement = await self._performing.perform(assignment)
             if settlement is not None:
+                others = self._performing.bindings()
+                settlement = await self._parking.park(assignment, settlement, others)
                 await self._conclude(settlement)
         finally:
             await self._performing.leave(assignment, settlement)
+            if self._haunted and self._alone:
+                await self._end_haunted()
             self._held.discard(claim)
             self._busy -= 1
             async with self._room:

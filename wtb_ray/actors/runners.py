@@ -1,6 +1,6 @@
 """What the scheduler and the lifecycle need of runner processes, whoever makes them."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from wtb_ray.actors.pool import Worker
 from wtb_ray.model import ProjectSpec, Runner
@@ -28,6 +28,15 @@ class Runners(Protocol):
 
     async def drain(self, runner_id: str) -> None:
         """Asks the runner to give its work back at the next boundaries, and to end."""
+        ...
+
+    async def ask(self, runner_id: str, method: str, *args: Any) -> Any:
+        """What a runner's method gives.
+
+        Raises:
+            WTBError: What it raised.
+            RunnerUnavailable: The runner is gone, or died over it.
+        """
         ...
 
     async def kill(self, runner_id: str) -> None:

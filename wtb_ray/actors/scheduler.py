@@ -46,6 +46,8 @@ class _Pool:
     spawning: set[asyncio.Task[None]] = field(default_factory=set)
     backlog: bool = True
     """Whether executions wait beside those that are being admitted from cells; they go first."""
+    reserved: set[str] = field(default_factory=set)
+    """Workers that are kept for one execution each."""
     failures: int = 0
     not_before: float = 0.0
     full_since: float | None = None
@@ -53,7 +55,7 @@ class _Pool:
     def full(self) -> bool:
         """Whether no worker has had room for a while; to be asked again and again."""
         now = time.monotonic()
-        if self.workers.idle():
+        if self.workers.idle(but=self.reserved):
             self.full_since = None
         elif self.full_since is None:
             self.full_since = now
@@ -167,6 +169,7 @@ class BatchScheduler:
         for worker_id in pool.workers.ids():
             if worker_id not in usable:
                 pool.workers.remove(worker_id)
+        pool.reserved = {r.id for r in ready if r.reserved_for is not None}
         pool.epochs = {id: epoch for id, epoch in pool.epochs.items() if id in usable}
         for runner in usable.values():
             if runner.id not in pool.workers:
@@ -180,7 +183,8 @@ class BatchScheduler:
         pool.backlog = demand.pending > 0
         pool.work.set()
         starting = max(len(pool.spawning), sum(r.status == "STARTING" for r in alive))
-        missing = self._desired(pool, demand, len(ready)) - len(ready) - starting
+        free = len(ready) - len(pool.reserved)
+        missing = self._desired(pool, demand, free) - free - starting
         if missing > 0 and time.monotonic() >= pool.not_before:
             for _ in range(1 if pool.failures else missing):
                 task = asyncio.create_task(self._spawn(pool, pool.failures))
@@ -190,7 +194,7 @@ class BatchScheduler:
     def _desired(self, pool: _Pool, demand: Demand, ready: int) -> int:
         if pool.solo:
             return 1 if demand.suspects else 0
-        waiting = demand.pending - demand.suspects + demand.cells
+        waiting = demand.pending - demand.suspects - demand.reserved + demand.cells
         wanted = math.ceil(waiting / self._settings.chunk_size)
         if waiting and pool.full():  # however little waits, those that are there may be held up
             wanted = max(wanted, ready + 1)
@@ -255,6 +259,7 @@ class BatchScheduler:
 
     async def _feed(self, pool: _Pool) -> None:
         """Gives claimed chunks to whoever has room, as long as there are any."""
+        tried = 0
         while True:
             worker = await pool.workers.pop_idle()
             try:
@@ -266,11 +271,16 @@ class BatchScheduler:
                 log.exception("claim failed", extra={"action": "claim"})
                 chunk = []
             if chunk:
+                tried = 0
                 pool.workers.submit(worker, chunk)
                 continue
-            pool.work.clear()
             if worker.id in pool.workers:  # else it was removed meanwhile
                 pool.workers.push(worker)
+            tried += 1
+            if pool.reserved and tried < len(pool.workers):  # what waits may be for another one
+                continue
+            tried = 0
+            pool.work.clear()
             try:
                 async with asyncio.timeout(TICK_S):
                     await pool.work.wait()

@@ -10,11 +10,12 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from langgraph.checkpoint.base import CheckpointMetadata
 
-from wtb_ray import events
+from wtb_ray import errors, events
+from wtb_ray.actors.cellar import UNTRACKED
 from wtb_ray.attachments import Attachment
 from wtb_ray.context import Context, entered
 from wtb_ray.model import Assignment, ProjectSpec
@@ -26,6 +27,17 @@ from wtb_ray.workspaces import OpenWorkspace, Workspaces, as_current_directory
 
 FIRST_STEP: Final = 0
 """The checkpoint that holds the input; those before it have no files."""
+
+
+class Parked(NamedTuple):
+    """What became of the workspace of an execution that pauses."""
+
+    manifest: str | None = None
+    """Its files, where they have changed since they were last kept."""
+    kept: bool = False
+    released: bool = False
+    left: str | None = None
+    """Why it was not treated as it should have been."""
 
 
 class Tracking:
@@ -65,6 +77,7 @@ class Tracking:
             manifest=one.manifest,
             bundle=self._bundle,
             witness=self._witness(one),
+            since=one.clean_from,
         )
         self._open[one.execution_id, one.epoch] = opened
         attachment.workspace = opened.workspace
@@ -117,20 +130,48 @@ class Tracking:
     async def leave(self, one: Assignment, settlement: Settlement | None) -> None:
         """Lets go of a claim's workspace, after its end is settled."""
         opened = self._open.pop((one.execution_id, one.epoch), None)
-        if opened is None:
-            return
-        known = len(opened.healed)
-        keep = settlement is None or opened.keeps(EXECUTION[COMMANDS[settlement.kind]][1])
-        await asyncio.shield(opened.close(keep=keep))
-        if len(opened.healed) > known:
-            await self._tell_of_healing(one, opened.healed[known:])
+        keep = True
+        if opened is not None:
+            keep = settlement is None or opened.keeps(EXECUTION[COMMANDS[settlement.kind]][1])
+            await self._close(one, opened, keep=keep)
         if settlement is None:
             return
         if self._config is not None and self._config.max_snapshots is not None:
             await self._store.executions.forget_files(one.execution_id, self._config.max_snapshots)
-        if settlement.kind == "fail" and keep and opened.made:
+        if settlement.kind == "fail" and keep and opened is not None and opened.made:
             host, path = socket.gethostname(), str(opened.root)
             await self._tell(one, events.WorkspaceKept(host=host, path=path, reason="failed"))
+
+    async def park(self, one: Assignment, *, cold: bool) -> Parked:
+        """Lets go of the workspace of a claim before its pause is settled, and keeps its files.
+
+        Whoever goes on with the execution finds the directory free, or, when it is cold and all that
+        is in it is kept, gone.
+        """
+        opened = self._open.get((one.execution_id, one.epoch))
+        if opened is None:
+            return Parked(left="a node that did not end may still write there")
+        if not opened.made:
+            return Parked()
+        before, why = opened.manifest, None
+        if self._config is None:
+            why = UNTRACKED if cold else None
+        elif cold or self._config.commit_on != "checkpoint":
+            try:
+                await opened.commit(always=True)
+            except errors.WTBError as e:
+                why = f"its files cannot be kept: {e.message}"
+        gone = cold and why is None
+        del self._open[one.execution_id, one.epoch]
+        await self._close(one, opened, keep=not gone)
+        manifest = opened.manifest if opened.manifest != before else None
+        return Parked(manifest=manifest, kept=not gone, released=gone, left=why)
+
+    async def _close(self, one: Assignment, opened: OpenWorkspace, *, keep: bool) -> None:
+        known = len(opened.healed)
+        await asyncio.shield(opened.close(keep=keep))
+        if len(opened.healed) > known:
+            await self._tell_of_healing(one, opened.healed[known:])
 
     async def _tell(self, one: Assignment, event: events.Event) -> None:
         async with self._store.db.transaction() as conn:

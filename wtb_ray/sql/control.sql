@@ -19,7 +19,7 @@ WITH held AS (
 )
 SELECT e.id, e.epoch, e.thread_id, e.head, e.head_step, e.version, e.project, e.binding,
        coalesce(e.input, k.input) AS input, e.recursion_limit, e.breakpoints, e.batch_id, k.case_id,
-       k.expected, k.metadata, e.repetition, e.suspect, e.attempt, e.wanted, e.passed
+       k.expected, k.metadata, e.repetition, e.suspect, e.attempt, e.wanted, e.passed, e.clean_from
 FROM held e LEFT JOIN cases k ON k.batch_id = e.batch_id AND k.ordinal = e.case_ordinal
 
 -- name: set_breakpoints
@@ -91,19 +91,20 @@ WHERE c.thread_id = %(from)s AND c.checkpoint_ns = '' AND c.checkpoint_id = %(ch
 UPDATE executions SET
     status = %(status)s, reason = %(reason)s, thread_id = %(thread_id)s, head = %(head)s,
     head_step = %(head_step)s, epoch = epoch + 1, owner = NULL, wanted = 'run', passed = NULL,
+    clean_from = CASE WHEN %(clean)s THEN epoch + 1 ELSE clean_from END, parked_at = now(),
     error = NULL, ended_at = NULL, attempt = 0, suspect = 0
 WHERE id = %(id)s
 
 -- name: insert_fork
 INSERT INTO executions
     (id, project, version, binding, input, status, reason, recursion_limit, breakpoints, priority,
-     thread_id, head, head_step, passed, forked_from, forked_at, tracking)
+     thread_id, head, head_step, passed, forked_from, forked_at, parked_at, tracking)
 SELECT %(id)s, e.project, %(version)s, %(binding)s,
        coalesce(e.input, (SELECT k.input FROM cases k
                           WHERE k.batch_id = e.batch_id AND k.ordinal = e.case_ordinal)),
        %(status)s, 'fork', coalesce(%(recursion_limit)s, e.recursion_limit),
        %(breakpoints)s::text[], e.priority, %(thread_id)s, %(head)s, %(head_step)s, %(passed)s,
-       e.id, %(head)s,
+       e.id, %(head)s, now(),
        (SELECT coalesce((spec::json #>> '{file_tracking,enabled}')::boolean, false)
         FROM project_versions WHERE version = %(version)s)
 FROM executions e WHERE e.id = %(source)s

@@ -18,7 +18,7 @@ SELECT thread_id, id, 0, 'start' FROM made RETURNING execution_id
 SELECT e.id, e.project, e.version, e.binding, e.status, e.reason, e.wanted, e.epoch, e.owner,
        e.thread_id, e.head, e.head_step, e.recursion_limit, e.breakpoints, e.batch_id, k.case_id,
        e.repetition, e.attempt, e.suspect, e.error, e.latency_ms, e.node_runs, e.forked_from,
-       e.forked_at, e.created_at, e.started_at, e.ended_at
+       e.forked_at, e.parking, e.created_at, e.started_at, e.ended_at
 FROM executions e LEFT JOIN cases k ON k.batch_id = e.batch_id AND k.ordinal = e.case_ordinal
 
 -- name: newest_executions
@@ -47,7 +47,7 @@ UPDATE cells c SET status = %(status)s, execution_id = i.id FROM item i WHERE c.
 
 -- name: claim_executions
 WITH lease AS (
-    SELECT id FROM leases
+    SELECT id, reserved_for FROM leases
     WHERE id = %(owner)s AND kind = 'runner' AND epoch = %(owner_epoch)s
       AND status IN ('STARTING', 'READY') AND until > now()
     FOR NO KEY UPDATE
@@ -57,23 +57,28 @@ WITH lease AS (
       AND (e.suspect >= %(solo_suspect)s) = %(solo)s
       AND (e.batch_id IS NULL OR EXISTS (
           SELECT FROM batches b WHERE b.id = e.batch_id AND b.status IN ('PENDING', 'RUNNING')))
-      AND EXISTS (SELECT FROM lease)
+      AND EXISTS (SELECT FROM lease WHERE reserved_for IS NULL OR reserved_for = e.id)
+      -- One whose own process is kept for it goes on there.
+      AND NOT EXISTS (
+          SELECT FROM leases l
+          WHERE l.reserved_for = e.id AND l.id <> %(owner)s AND l.pool = e.version
+            AND l.status = 'READY' AND l.until > now())
     ORDER BY e.priority DESC, e.created_at
     LIMIT %(limit)s
     FOR NO KEY UPDATE OF e SKIP LOCKED
 ), claimed AS (
     UPDATE executions e SET
         status = %(status)s, owner = %(owner)s, epoch = e.epoch + 1, attempt = e.attempt + 1,
-        reason = NULL, seen = now(), started_at = coalesce(e.started_at, now())
+        reason = NULL, seen = now(), ran_in = %(owner)s, started_at = coalesce(e.started_at, now())
     FROM picked p WHERE e.id = p.id
     RETURNING e.*, p.written_by
 ), busy AS (
-    UPDATE leases SET busy_at = now() WHERE id = %(owner)s AND EXISTS (SELECT FROM claimed)
+    UPDATE leases SET busy_at = now(), reserved_for = NULL WHERE id = %(owner)s AND EXISTS (SELECT FROM claimed)
 )
 SELECT e.id, e.epoch, e.thread_id, e.head, e.head_step, e.version, e.project, e.binding,
        coalesce(e.input, k.input) AS input, e.recursion_limit, e.breakpoints, e.batch_id, k.case_id,
        k.expected, k.metadata, e.repetition, e.suspect, e.attempt, e.tracking, e.wanted, e.passed,
-       e.written_by::text AS written_by,
+       e.clean_from, e.written_by::text AS written_by,
        pg_current_xact_id()::text AS xid
 FROM claimed e LEFT JOIN cases k ON k.batch_id = e.batch_id AND k.ordinal = e.case_ordinal
 ORDER BY e.priority DESC, e.created_at
@@ -97,7 +102,7 @@ SELECT id, epoch FROM executions WHERE owner = %(owner)s ORDER BY id
 SELECT id, status, epoch FROM executions WHERE id = ANY(%(ids)s::text[])
 
 -- name: wishes
-SELECT id, epoch, wanted FROM executions WHERE owner = %(owner)s AND wanted <> 'run'
+SELECT id, epoch, wanted FROM executions WHERE owner = %(owner)s
 
 -- name: lock_unended
 SELECT id, project, batch_id, status, epoch, owner, wanted, reason, attempt, suspect,
@@ -116,8 +121,11 @@ ORDER BY id FOR NO KEY UPDATE
 -- name: demand
 WITH waiting AS (
     SELECT e.version, count(*) AS pending,
-           count(*) FILTER (WHERE e.suspect >= %(solo_suspect)s) AS suspects
+           count(*) FILTER (WHERE e.suspect >= %(solo_suspect)s) AS suspects,
+           count(*) FILTER (WHERE l.id IS NOT NULL) AS reserved
     FROM executions e
+    LEFT JOIN leases l ON l.reserved_for = e.id AND l.pool = e.version
+        AND l.status = 'READY' AND l.until > now()
     WHERE e.status = 'PENDING' AND e.not_before <= now()
       AND (e.batch_id IS NULL OR EXISTS (
           SELECT FROM batches b WHERE b.id = e.batch_id AND b.status IN ('PENDING', 'RUNNING')))
@@ -134,6 +142,7 @@ WITH waiting AS (
     GROUP BY b.version
 )
 SELECT version, coalesce(w.pending, 0) AS pending, coalesce(w.suspects, 0) AS suspects,
+       coalesce(w.reserved, 0) AS reserved,
        coalesce(u.cells, 0) AS cells
 FROM waiting w FULL JOIN unstarted u USING (version) ORDER BY version
 
@@ -168,6 +177,11 @@ UPDATE executions e SET
     status = i.status, reason = i.reason, error = i.error, owner = NULL,
     -- A wish that the owner has not met yet stays for the next one.
     wanted = CASE WHEN i.status = 'PENDING' AND e.wanted <> 'drain' THEN e.wanted ELSE 'run' END,
+    parked_at = CASE WHEN i.status = 'PAUSED' THEN now() END, parking = NULL,
+    strategy = CASE WHEN i.status = 'PAUSED' OR i.status = 'PENDING' AND e.wanted = 'pause'
+                    THEN e.strategy END,
+    expected_s = CASE WHEN i.status = 'PAUSED' OR i.status = 'PENDING' AND e.wanted = 'pause'
+                      THEN e.expected_s END,
     epoch = e.epoch + i.epoch, attempt = e.attempt + i.attempt, suspect = e.suspect + i.suspect,
     not_before = now() + make_interval(secs => i.delay_s),
     latency_ms = CASE WHEN i.measured THEN coalesce(t.latency_ms, i.latency_ms) ELSE e.latency_ms END,

@@ -1,16 +1,17 @@
 -- name: lock_lease
-SELECT kind, status, epoch FROM leases WHERE id = %(id)s FOR NO KEY UPDATE
+SELECT kind, status, epoch, reserved_for FROM leases WHERE id = %(id)s FOR NO KEY UPDATE
 
 -- name: start_runner
-INSERT INTO leases (id, kind, pool, holder, until, slots, solo, host, pid, actor_id)
+INSERT INTO leases (id, kind, pool, holder, until, slots, solo, host, pid, actor_id, configuration)
 VALUES (
     %(id)s, 'runner', %(pool)s, %(id)s, now() + make_interval(secs => %(ttl_s)s),
-    %(slots)s, %(solo)s, %(host)s, %(pid)s, %(actor_id)s
+    %(slots)s, %(solo)s, %(host)s, %(pid)s, %(actor_id)s, %(configuration)s
 )
 ON CONFLICT (id) DO UPDATE SET
     status = 'STARTING', epoch = leases.epoch + 1, pool = EXCLUDED.pool, until = EXCLUDED.until,
     slots = EXCLUDED.slots, solo = EXCLUDED.solo, host = EXCLUDED.host, pid = EXCLUDED.pid,
-    actor_id = EXCLUDED.actor_id, created_at = now(), busy_at = now()
+    actor_id = EXCLUDED.actor_id, configuration = EXCLUDED.configuration, reserved_for = NULL,
+    created_at = now(), busy_at = now()
 WHERE leases.kind = 'runner'
 RETURNING epoch
 
@@ -23,7 +24,8 @@ WHERE id = %(id)s AND kind = 'runner' AND epoch = %(epoch)s AND status <> 'DEAD'
 RETURNING id
 
 -- name: list_runners
-SELECT l.id, l.pool, l.status, l.slots, l.solo, l.host, l.pid, l.epoch, l.until < now() AS expired,
+SELECT l.id, l.pool, l.status, l.slots, l.solo, l.host, l.pid, l.epoch, l.reserved_for,
+       l.configuration, l.until < now() AS expired,
        greatest(0, extract(epoch FROM now() - l.until))::float8 AS overdue_s,
        extract(epoch FROM now() - l.busy_at)::float8 AS idle_s,
        (SELECT count(*) FROM executions e WHERE e.owner = l.id) AS in_flight

@@ -16,6 +16,7 @@ from wtb_ray.store.files import Files
 from wtb_ray.store.idempotency import Idempotency
 from wtb_ray.store.leases import Leases
 from wtb_ray.store.operations import Operations
+from wtb_ray.store.parking import Parkings
 from wtb_ray.store.projects import Projects
 
 
@@ -28,6 +29,7 @@ class Store:
         self.executions = Executions(db)
         self.branches = Branches(db)
         self.control = Control(db)
+        self.parking = Parkings(db)
         self.operations = Operations(db)
         self.files = Files(db)
         self.cells = Cells(db)

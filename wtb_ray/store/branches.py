@@ -8,7 +8,7 @@ those of the checkpoint.
 
 import builtins
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from psycopg.rows import DictRow
 
@@ -32,6 +32,7 @@ from wtb_ray.store.transactions import in_order, transact
 
 Mode = Literal["clean", "as_it_stands"]
 Where = Literal["entry", "exit"]
+RESET: Final = "reset"
 
 
 class Origin(NamedTuple):
@@ -95,7 +96,13 @@ class Branches:
         )
 
     async def roll_back(
-        self, id: str, checkpoint_id: str, *, mode: Mode = "clean", actor: str
+        self,
+        id: str,
+        checkpoint_id: str,
+        *,
+        mode: Mode = "clean",
+        reason: str = "rollback",
+        actor: str,
     ) -> Execution:
         """Puts an execution back, or forward, to a checkpoint of its history; it is PAUSED then.
 
@@ -116,11 +123,12 @@ class Branches:
                     reason="of a batch",
                 )
             origin = await _origin(conn, row, checkpoint_id, mode)
-            thread = await _branch(conn, id, origin, mode, "rollback")
+            thread = await _branch(conn, id, origin, mode, reason)
             params = {
                 "id": id,
                 "status": str(ExecutionStatus.PAUSED),
-                "reason": "rollback",
+                "reason": reason,
+                "clean": reason == RESET,
                 "thread_id": thread,
                 "head": checkpoint_id,
                 "head_step": origin.step,
@@ -132,11 +140,34 @@ class Branches:
                 step=origin.step,
                 left=row["head"],
             )
-            made = _branch_event(thread, origin, "rollback")
+            made = _branch_event(thread, origin, reason)
             await _tell(conn, actor, row, made, told)
             return await get_execution(conn, id)
 
         return await transact(self._db, work)
+
+    async def reset(self, id: str, *, actor: str) -> Execution:
+        """Puts an execution back to where it had its input and nothing else; it is PAUSED then.
+
+        It goes on in a new workspace, also where files are not tracked; its history stays.
+
+        Raises:
+            UnknownExecution: There is no execution with this id.
+            InvalidTransition: It runs, or waits to run, or has not begun.
+        """
+        async with self._db.connection() as conn:
+            steps = await steps_of(conn, id)
+            execution = await get_execution(conn, id)
+        start = next((step for step in steps if step.step == 0), None)
+        if start is None:
+            raise errors.InvalidTransition(
+                f"execution {id} has not begun",
+                field="status",
+                reason="not begun",
+                state=execution.status,
+                command="reset",
+            )
+        return await self.roll_back(id, start.checkpoint_id, reason=RESET, actor=actor)
 
     async def fork(
         self,

@@ -9,10 +9,10 @@ from typing import Any
 
 from psycopg.rows import DictRow
 
-from wtb_ray import errors, events, views
+from wtb_ray import errors, events, parking, views
 from wtb_ray.db import Connection, Database
 from wtb_ray.model import Assignment, Execution, ProjectVersion, canonical
-from wtb_ray.states import TERMINAL_EXECUTION, ExecutionStatus, PauseReason, Wanted
+from wtb_ray.states import TERMINAL_EXECUTION, ExecutionStatus, PauseReason, PauseStrategy, Wanted
 from wtb_ray.store.branches import locked
 from wtb_ray.store.changes import Change, apply, legal
 from wtb_ray.store.events import Entry, append_many
@@ -31,13 +31,30 @@ class Control:
     def __init__(self, db: Database):
         self._db = db
 
-    async def pause(self, id: str, *, actor: str, reason: str | None = None) -> Execution:
+    async def pause(
+        self,
+        id: str,
+        *,
+        actor: str,
+        reason: str | None = None,
+        strategy: PauseStrategy | str | None = None,
+        expected_s: float | None = None,
+    ) -> Execution:
         """Pauses a waiting execution at once; a running one pauses at its next boundary.
+
+        Args:
+            id: The execution.
+            actor: Who does it.
+            reason: Why.
+            strategy: What it keeps meanwhile; None: chosen by how long that will be.
+            expected_s: How long that will be; None: nobody knows.
 
         Raises:
             UnknownExecution: There is none with this id.
             InvalidTransition: It neither waits nor runs.
+            InvalidRequest: There is no such strategy, or no such duration.
         """
+        chosen = parking.choose(expected_s, explicit=strategy)
 
         async def work(conn: Connection) -> Execution:
             row = await locked(conn, id)
@@ -49,6 +66,25 @@ class Control:
             else:
                 why = str(PauseReason.REQUESTED)
                 await apply(conn, [Change(row, "pause", actor, reason=why, epoch=1)])
+            await conn.execute(
+                SQL["set_strategy"], {"id": id, "strategy": str(chosen), "expected_s": expected_s}
+            )
+            return await get_execution(conn, id)
+
+        return await transact(self._db, work)
+
+    async def kill(self, id: str, *, actor: str, reason: str | None = None) -> Execution:
+        """Cancels an execution at once, whatever its nodes are doing; its runner finds out later.
+
+        Raises:
+            UnknownExecution: There is none with this id.
+            InvalidTransition: It has ended.
+        """
+
+        async def work(conn: Connection) -> Execution:
+            row = await locked(conn, id)
+            legal(row, "execution", "stop")
+            await apply(conn, [Change(row, "stop", actor, reason=reason or "killed", epoch=1)])
             return await get_execution(conn, id)
 
         return await transact(self._db, work)

@@ -196,7 +196,7 @@ class Executions:
         return {row["id"]: (ExecutionStatus(row["status"]), row["epoch"]) for row in rows}
 
     async def wishes(self, owner: str) -> builtins.list[tuple[str, int, str]]:
-        """Id, epoch and wish of what this owner holds and is not simply to run."""
+        """Id, epoch and wish of everything that this owner holds."""
         rows = await self._db.rows(SQL["wishes"], {"owner": owner})
         return [(row["id"], row["epoch"], row["wanted"]) for row in rows]
 
@@ -378,4 +378,5 @@ def assignment_of(row: DictRow, standing: restore_points.Standing) -> Assignment
         answers=dict(standing.answers),
         wanted=row["wanted"],
         passed=row["passed"],
+        clean_from=row["clean_from"],
     )

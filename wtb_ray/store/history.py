@@ -5,7 +5,7 @@ from psycopg.rows import DictRow
 
 from wtb_ray import errors
 from wtb_ray.db import Connection
-from wtb_ray.model import Execution, Fault, NodeRun, Step
+from wtb_ray.model import Execution, Fault, NodeRun, Parking, Step
 from wtb_ray.store.sql import SQL
 
 
@@ -61,7 +61,9 @@ def unknown_execution(id: str) -> errors.UnknownExecution:
 
 def execution_of(row: DictRow) -> Execution:
     fault = None if row["error"] is None else Fault.model_validate_json(row["error"])
-    return Execution(**{**row, "binding": orjson.loads(row["binding"]), "error": fault})
+    parking = None if row["parking"] is None else Parking.model_validate_json(row["parking"])
+    binding = orjson.loads(row["binding"])
+    return Execution(**{**row, "binding": binding, "error": fault, "parking": parking})
 
 
 def step_of(row: DictRow) -> Step:

@@ -14,6 +14,7 @@ from wtb_ray.model import Fault, Runner
 from wtb_ray.states import PauseReason, RunnerStatus, Wanted
 from wtb_ray.store.changes import Change, apply, legal
 from wtb_ray.store.events import Entry, append_many
+from wtb_ray.store.settlements import DRAINED
 from wtb_ray.store.sql import SQL
 from wtb_ray.store.transactions import in_order, transact
 
@@ -44,6 +45,7 @@ class Leases:
         actor_id: str | None,
         ttl_s: float,
         *,
+        configuration: str = "",
         actor: str | None = None,
         max_attempts: int = MAX_ATTEMPTS,
     ) -> int:
@@ -54,12 +56,12 @@ class Leases:
         """
         actor = actor or id
         params = {"id": id, "pool": pool, "slots": slots, "solo": solo, "host": host, "pid": pid}
-        params |= {"actor_id": actor_id, "ttl_s": ttl_s}
+        params |= {"actor_id": actor_id, "ttl_s": ttl_s, "configuration": configuration}
 
         async def work(conn: Connection) -> int:
             lease = await _lock(conn, id)
             if lease is not None and lease["status"] in states.RUNNER["die"][0]:
-                await _bury(conn, id, "started again", actor, max_attempts)
+                await _bury(conn, lease, id, "started again", actor, max_attempts)
             row = await (await conn.execute(SQL["start_runner"], params)).fetchone()
             if row is None:
                 raise errors.AlreadyExists(f"{id} is no runner", field="id", reason="singleton")
@@ -89,11 +91,13 @@ class Leases:
         await self._set(id, "drain", None)
 
     async def retire(self, id: str) -> bool:
-        """Whether a ready runner is without work; then it drains, and gets none any more."""
+        """Whether a ready runner is without work, and kept for none; then it drains."""
 
         async def work(conn: Connection) -> bool:
             lease = await _lock(conn, id)  # claims for it lock it too
             if lease is None or lease["status"] != RunnerStatus.READY:
+                return False
+            if lease["reserved_for"] is not None:
                 return False
             if await (await conn.execute(SQL["owned_executions"], {"owner": id})).fetchone():
                 return False
@@ -137,7 +141,7 @@ class Leases:
     ) -> int:
         """Declares a runner dead and takes its executions back; gives how many there were.
 
-        They become PENDING and suspect. One that ran alone, or has used up its attempts, fails;
+        They become PENDING, and suspect unless it was draining. One that ran alone, or has used up its attempts, fails;
         one that was to stop is cancelled, one that was to pause is PAUSED. Burying what is dead, or has another epoch, does nothing.
         """
 
@@ -147,7 +151,7 @@ class Leases:
                 return 0
             if lease["status"] not in states.RUNNER["die"][0]:
                 return 0
-            return await _bury(conn, id, reason, actor, max_attempts)
+            return await _bury(conn, lease, id, reason, actor, max_attempts)
 
         return await transact(self._db, work)
 
@@ -173,14 +177,29 @@ async def _lock(conn: Connection, id: str) -> DictRow | None:
     return await (await conn.execute(SQL["lock_lease"], {"id": id})).fetchone()
 
 
-async def _bury(conn: Connection, id: str, reason: str, actor: str, max_attempts: int) -> int:
+async def _bury(
+    conn: Connection, lease: DictRow, id: str, reason: str, actor: str, max_attempts: int
+) -> int:
     params = {"id": id, "status": str(RunnerStatus.DEAD)}
     await conn.execute(SQL["set_lease_status"], params)
     rows = in_order(await (await conn.execute(SQL["lock_owned"], {"owner": id})).fetchall())
-    await apply(conn, [_after_death(row, id, actor, max_attempts) for row in rows])
+    if lease["status"] == RunnerStatus.DRAINING:  # it was told to end, and did not in time
+        await apply(conn, [_after_end(row, actor) for row in rows])
+    else:
+        await apply(conn, [_after_death(row, id, actor, max_attempts) for row in rows])
     event = events.RunnerLost(runner=id, reason=reason, executions=len(rows))
     await append_many(conn, [Entry(actor, event)])
     return len(rows)
+
+
+def _after_end(row: DictRow, actor: str) -> Change:
+    """What becomes of an execution whose runner was ended: nothing is held against it."""
+    if row["wanted"] == Wanted.STOP:
+        return Change(row, "stop", actor, reason=row["reason"], epoch=1)
+    if row["wanted"] == Wanted.PAUSE:
+        why = str(PauseReason.REQUESTED)
+        return Change(row, "pause", actor, reason=why, epoch=1, attempt=-1)
+    return Change(row, "requeue", actor, reason=DRAINED, epoch=1, attempt=-1)
 
 
 def _after_death(row: DictRow, runner: str, actor: str, max_attempts: int) -> Change:

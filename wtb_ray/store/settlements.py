@@ -15,9 +15,9 @@ from psycopg.rows import DictRow
 
 from wtb_ray import errors, states
 from wtb_ray.db import Connection, Database
-from wtb_ray.model import Fault, Score, ScorerSpec
+from wtb_ray.model import Fault, Parking, Score, ScorerSpec
 from wtb_ray.states import ExecutionStatus, PauseReason, Wanted
-from wtb_ray.store import restore_points
+from wtb_ray.store import parking, restore_points
 from wtb_ray.store.changes import Change, apply
 from wtb_ray.store.sql import SQL
 from wtb_ray.store.transactions import transact
@@ -64,6 +64,8 @@ class Settlement:
     """Whether it rests within a super-step, so that what tasks have written so far is to be kept."""
     manifest: str | None = None
     """The files of that restore point."""
+    parking: Parking | None = None
+    """What a pause keeps of what the execution had for itself."""
 
 
 def check_fence(row: DictRow | None, id: str, epoch: int, owner: str) -> DictRow:
@@ -143,6 +145,10 @@ async def _settle(
         except errors.Fenced as e:
             answers.append(e)
     await apply(conn, changes)
+    parked = {item.execution_id: item.parking for item in items if item.parking is not None}
+    for change in changes:
+        if change.status == ExecutionStatus.PAUSED and change.row["id"] in parked:
+            await parking.report(conn, change.row, parked[change.row["id"]], change.actor)
     return answers
 
 

@@ -10,6 +10,7 @@ FILES: Final = (
     "executions",
     "restore_points",
     "control",
+    "parking",
     "operations",
     "files",
     "cells",
