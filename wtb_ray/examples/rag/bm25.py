@@ -15,7 +15,7 @@ class Ranker(NamedTuple):
     """What each word adds to the scores of the chunks that have it."""
 
     words: dict[str, int]
-    starts: NDArray[np.int64]
+    starts: NDArray[np.int32]
     chunks: NDArray[np.int64]
     added: NDArray[np.float32]
 
@@ -44,7 +44,7 @@ def built() -> index.Arrays:
     ranker.index((ids, numbers), create_empty_token=False, show_progress=False)
     return {
         "words": index.joined(words),
-        "starts": index.smallest(ranker.scores["indptr"]),
+        "lengths": index.smallest(np.diff(ranker.scores["indptr"])),
         "chunks": index.smallest(ranker.scores["indices"]),
         "added": ranker.scores["data"],
     }
@@ -54,7 +54,7 @@ def opened(arrays: index.Arrays) -> Ranker:
     """What `built` has found."""
     return Ranker(
         {word: number for number, word in enumerate(index.split(arrays["words"]))},
-        arrays["starts"].astype(np.int64),
+        index.starts(arrays["lengths"]),
         arrays["chunks"].astype(np.int64),
         arrays["added"],
     )

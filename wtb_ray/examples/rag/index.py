@@ -104,5 +104,10 @@ def split(array: NDArray[np.uint8]) -> list[str]:
 
 
 def smallest(array: NDArray[Any]) -> NDArray[Any]:
-    """The counts or positions in the fewest bytes that hold them."""
+    """The numbers, none of them negative, in the fewest bytes that hold them."""
     return array.astype(np.min_scalar_type(int(array.max(initial=0))))
+
+
+def starts(lengths: NDArray[Any]) -> NDArray[np.int32]:
+    """Where each of some lists begins that stand one after the other, and where the last ends."""
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)

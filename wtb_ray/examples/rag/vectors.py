@@ -86,7 +86,7 @@ def _built(counter: CountVectorizer) -> index.Arrays:
     counts.sort_indices()
     return {
         "features": index.joined(list(counter.get_feature_names_out())),
-        "starts": index.smallest(counts.indptr),
+        "lengths": index.smallest(np.diff(counts.indptr)),
         "chunks": index.smallest(counts.indices),
         "counts": index.smallest(counts.data),
     }
@@ -98,7 +98,7 @@ def _opened(arrays: index.Arrays) -> tuple[list[str], csr_array]:
     counted = (
         arrays["counts"].astype(np.float32),
         arrays["chunks"].astype(np.int32),
-        arrays["starts"].astype(np.int32),
+        index.starts(arrays["lengths"]),
     )
     shape = (len(corpus().chunks), len(features))
     return features, csr_array(csc_array(counted, shape))
