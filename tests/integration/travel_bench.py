@@ -49,9 +49,9 @@ class TravelBench:
             try:
                 yield bench
             finally:
-                for runner in list(bench.runners.values()):
-                    end(runner)
                 for runner in [*bench.runners.values(), *bench.gone]:
+                    end(runner)
+                    await asyncio.gather(*runner._tasks, return_exceptions=True)
                     await runner.close()
 
     # --- executions ---
@@ -208,6 +208,20 @@ async def travel(url: str, tmp_path: Path) -> AsyncIterator[TravelBench]:
     async with TravelBench.open(url, tmp_path) as bench:
         yield bench
     HELD.clear()
+
+
+async def fork(
+    travel: TravelBench, source: str, checkpoint: str, binding: Any = None, **more: Any
+) -> Execution:
+    found = await travel.get(source)
+    version = travel.versions[found.version]
+    return await travel.branches.fork(
+        source, checkpoint, version=version, binding=binding or {}, actor="me", **more
+    )
+
+
+async def back(travel: TravelBench, id: str, step: int) -> Execution:
+    return await travel.branches.roll_back(id, await travel.at(id, step), actor="me")
 
 
 async def eventually(true: Callable[[], bool]) -> None:
