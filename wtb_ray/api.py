@@ -88,6 +88,8 @@ class Checkpoint(Frozen):
     nodes: list[NodeRun]
     next_nodes: list[str]
     duration_ms: float
+    manifest: str | None = None
+    """The file tree that belongs to it."""
     created_at: datetime
 
 

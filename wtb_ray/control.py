@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from wtb_ray.api import Checkpoint
-from wtb_ray.model import Execution, Frozen, VariantSpec
+from wtb_ray.model import Execution, Frozen, ProjectVersion, VariantSpec
 from wtb_ray.states import ExecutionStatus
 
 Mode = Literal["clean", "as_it_stands"]
@@ -301,6 +301,13 @@ class Outcomes(Frozen):
     """Answer of `POST executions/batch`, in the order of the items."""
 
     items: list[Outcome]
+
+
+class Renewed(Frozen):
+    """A project that was registered anew, and the paused executions that went over to it."""
+
+    version: ProjectVersion
+    swapped: list[Outcome]
 
 
 class NewVariant(VariantSpec):

@@ -61,7 +61,7 @@ def test_texts_cannot_either() -> None:
     text = shown(*file_views.diff(page))
     assert "\x1b" not in text
     assert "-\\x1b[2J\n+    x\n" in text
-    assert "e1: no files yet" in text
+    assert "e1: nothing yet" in text
     assert "1 B → 3 B" in text
 
 

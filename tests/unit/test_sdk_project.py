@@ -41,10 +41,12 @@ def test_functions_become_import_paths_in_one_bundle() -> None:
         "bundle": "0" * 64,
         "variants": {
             "search": {
-                "fast": {"implementation": f"{MODULE}:other", "params": {}},
-                "warm": {"implementation": None, "params": {"temperature": 1.0}},
+                "fast": {"implementation": f"{MODULE}:other", "params": {}, "active": True},
+                "warm": {"implementation": None, "params": {"temperature": 1.0}, "active": True},
             },
-            "rank": {"both": {"implementation": "pkg.mod:rank", "params": {"k": 3}}},
+            "rank": {
+                "both": {"implementation": "pkg.mod:rank", "params": {"k": 3}, "active": True}
+            },
         },
         "workflow_variants": {"simple": f"{MODULE}:other"},
         "state_types": [f"{MODULE}:Note", "a:B"],

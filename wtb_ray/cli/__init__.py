@@ -7,7 +7,18 @@ stdout, everything else to stderr; exit codes are part of the interface.
 import typer
 
 import wtb_ray
-from wtb_ray.cli import audit, batch, demo, doctor, events, executions, project, run, stack
+from wtb_ray.cli import (
+    audit,
+    batch,
+    demo,
+    doctor,
+    events,
+    executions,
+    project,
+    run,
+    stack,
+    steering,
+)
 from wtb_ray.cli.terminal import Commands
 
 EXIT_CODES = """\b
@@ -58,6 +69,7 @@ app.add_typer(project.app, name="project")
 app.add_typer(run.app)
 app.add_typer(batch.app, name="batch")
 app.add_typer(batch.boards)
+executions.app.add_typer(steering.app)
 app.add_typer(executions.app, name="exec")
 app.add_typer(events.app)
 app.add_typer(audit.app, name="audit")

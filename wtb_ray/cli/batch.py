@@ -199,6 +199,25 @@ def stop(
     answer(found, as_json, render.batch(found))
 
 
+@app.command()
+def pause(batch: BatchId, as_json: options.AsJson = False, url: options.Url = None) -> None:
+    """Pause a batch.
+
+    Nothing more of it starts; what runs is given back after its present step.
+    """
+    with options.connect(url) as bench:
+        found = bench.pause_batch(batch)
+    answer(found, as_json, render.batch(found))
+
+
+@app.command()
+def resume(batch: BatchId, as_json: options.AsJson = False, url: options.Url = None) -> None:
+    """Go on with a paused batch."""
+    with options.connect(url) as bench:
+        found = bench.resume_batch(batch)
+    answer(found, as_json, render.batch(found))
+
+
 @boards.command()
 def leaderboard(batch: BatchId, as_json: options.AsJson = False, url: options.Url = None) -> None:
     """Show which variants of a batch are better.

@@ -1,4 +1,4 @@
-"""`wtb exec`: look into executions: their files, how these changed, and what restores displaced."""
+"""`wtb exec files|diff|trash`: the files of executions, what changed, and what restores displaced."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,9 @@ from wtb_ray.cli import file_views, options, render
 from wtb_ray.cli.terminal import EXIT_ERROR, answer, say
 from wtb_ray.sdk import WTBTestBench, calls, flows
 
-app = typer.Typer(no_args_is_help=True, help="Look into executions: files, changes, trash.")
+app = typer.Typer(
+    no_args_is_help=True, help="Look into executions, pause and change them, go back in them."
+)
 
 ExecutionId = Annotated[str, typer.Argument(metavar="ID", help="Id of an execution.")]
 Checkpoint = Annotated[
@@ -143,12 +145,15 @@ def diff(
     text: Annotated[
         bool, typer.Option("--text", help="Also show how texts changed, line by line.")
     ] = False,
+    state: Annotated[
+        bool, typer.Option("--state", help="Leave the files out: any checkpoints will do.")
+    ] = False,
     limit: options.Limit = 100,
     after: options.After = None,
     as_json: options.AsJson = False,
     url: options.Url = None,
 ) -> None:
-    """Show how files changed between two checkpoints of one or two executions.
+    """Show how state and files changed between two checkpoints of one or two executions.
 
     \b
     Examples:
@@ -165,6 +170,7 @@ def diff(
             to_checkpoint=to,
             other=other,
             text=text,
+            state=state,
         )
         page = bench.send(call)
     answer(page, as_json, *file_views.diff(page), render.more(page))

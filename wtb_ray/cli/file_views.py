@@ -58,18 +58,22 @@ def diff(page: api.FilesDiff) -> Iterator[RenderableType]:
         ]
     )
     yield Text()
-    if not page.items:
-        yield nothing("changes")
-        return
-    made = table("", "path", "size", wrap=["path"])
-    for item in page.items:
-        sign, style = SIGNS[item.change]
-        made.add_row(Text(sign, style), _name(_entry(item)), _sizes(item))
-    yield made
+    yield changes(page.items)
     for item in page.items:
         if item.diff:
             yield Text()
             yield _lines(item.diff)
+
+
+def changes(items: Sequence[FileChange]) -> RenderableType:
+    """Which files changed, and their sizes."""
+    if not items:
+        return nothing("changes")
+    made = table("", "path", "size", wrap=["path"])
+    for item in items:
+        sign, style = SIGNS[item.change]
+        made.add_row(Text(sign, style), _name(_entry(item)), _sizes(item))
+    return made
 
 
 def _entry(change: FileChange) -> FileEntry:
@@ -79,7 +83,7 @@ def _entry(change: FileChange) -> FileEntry:
 
 
 def _place(execution: str, checkpoint: str | None) -> str:
-    return f"{execution} at {checkpoint}" if checkpoint else f"{execution}: no files yet"
+    return f"{execution} at {checkpoint}" if checkpoint else f"{execution}: nothing yet"
 
 
 def _sizes(item: FileChange) -> str:

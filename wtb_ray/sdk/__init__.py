@@ -3,6 +3,7 @@
 from wtb_ray.model import FileTrackingConfig, WorkspaceIsolationConfig
 from wtb_ray.sdk.async_bench import AsyncBatch, AsyncTestBench
 from wtb_ray.sdk.bench import Batch, WTBTestBench
+from wtb_ray.sdk.matrix import combinations, pairwise
 from wtb_ray.sdk.project import WorkflowProject
 from wtb_ray.sdk.views import Execution
 
@@ -15,4 +16,6 @@ __all__ = [
     "WTBTestBench",
     "WorkflowProject",
     "WorkspaceIsolationConfig",
+    "combinations",
+    "pairwise",
 ]

@@ -24,13 +24,14 @@ from wtb_ray.sdk.flows import (
     project_name,
 )
 from wtb_ray.sdk.project import WorkflowProject
+from wtb_ray.sdk.steering_async import AsyncSteering
 from wtb_ray.sdk.stream import EventStream
 from wtb_ray.sdk.views import BatchView, Execution, batch_html
 
 Answer = TypeVar("Answer")
 
 
-class AsyncTestBench:
+class AsyncTestBench(AsyncSteering):
     """A bench at a URL, at `WTB_URL`, or the local stack, which is started if none runs.
 
     An async context manager; it connects when it is first used. `actor` is whom the
@@ -365,6 +366,16 @@ class AsyncBatch(BatchView):
     async def stop(self, reason: str | None = None) -> "AsyncBatch":
         """Stop it: what waits never starts, what runs stops at its next step."""
         self.info = await self._bench.send(calls.stop_batch(self.id, reason))
+        return self
+
+    async def pause(self) -> "AsyncBatch":
+        """Start nothing more of it; what runs is given back after its present step."""
+        self.info = await self._bench.pause_batch(self.id)
+        return self
+
+    async def resume(self) -> "AsyncBatch":
+        """Go on with it."""
+        self.info = await self._bench.resume_batch(self.id)
         return self
 
     def _repr_html_(self) -> str:

@@ -25,6 +25,7 @@ from wtb_ray.sdk.flows import (
     project_name,
 )
 from wtb_ray.sdk.project import WorkflowProject
+from wtb_ray.sdk.steering_sync import Steering
 from wtb_ray.sdk.stream import EventStream
 from wtb_ray.sdk.views import BatchView, Execution, batch_html
 from wtb_ray.states import TERMINAL_CELL
@@ -32,7 +33,7 @@ from wtb_ray.states import TERMINAL_CELL
 Answer = TypeVar("Answer")
 
 
-class WTBTestBench:
+class WTBTestBench(Steering):
     """A bench at a URL, at `WTB_URL`, or the local stack, which is started if none runs.
 
     A context manager; the stack goes on when it is closed.
@@ -446,6 +447,16 @@ class Batch(BatchView):
     def stop(self, reason: str | None = None) -> "Batch":
         """Stop it: what waits never starts, what runs stops at its next step."""
         self.info = self._bench.send(calls.stop_batch(self.id, reason))
+        return self
+
+    def pause(self) -> "Batch":
+        """Start nothing more of it; what runs is given back after its present step."""
+        self.info = self._bench.pause_batch(self.id)
+        return self
+
+    def resume(self) -> "Batch":
+        """Go on with it."""
+        self.info = self._bench.resume_batch(self.id)
         return self
 
     def _repr_html_(self) -> str:

@@ -128,14 +128,19 @@ class Retry:
 def error_of(response: httpx.Response) -> errors.WTBError:
     """The error in a response, as the class that has its code, else as one that fits its status."""
     try:
-        body = response.json()["error"]
-        code, message, details = body["code"], body["message"], body.get("details") or {}
+        return error_from(response.json()["error"], response.status_code)
     except (ValueError, KeyError, TypeError):
-        code, details = None, {"status": response.status_code}
         message = f"{response.url} answered {response.status_code}: {response.text[:200]}"
-    cls = _classes().get(code) or _BY_STATUS.get(response.status_code, errors.WTBError)
+        cls = _BY_STATUS.get(response.status_code, errors.WTBError)
+        return cls(message, status=response.status_code)
+
+
+def error_from(body: Mapping[str, Any], status: int = 500) -> errors.WTBError:
+    """The error of `{"code", "message", "details"}`."""
+    cls = _classes().get(body["code"]) or _BY_STATUS.get(status, errors.WTBError)
+    details = dict(body.get("details") or {})
     details.pop("message", None)
-    return cls(message, **details)
+    return cls(body["message"], **details)
 
 
 _BY_STATUS: Final[dict[int, type[errors.WTBError]]] = {
@@ -170,7 +175,8 @@ def client_options(url: str, token: str | None, actor: str) -> dict[str, Any]:
     return {"base_url": url, "headers": headers, "trust_env": not loopback}
 
 
-def _as(kind: Any) -> Callable[[httpx.Response], Any]:
+def answered(kind: Any) -> Callable[[httpx.Response], Any]:
+    """Reads an answer of this kind."""
     adapter = _adapter(kind)
     return lambda response: adapter.validate_json(response.content, extra="ignore")
 
@@ -182,30 +188,45 @@ def _params(**given: str | int | None) -> dict[str, str | int]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _name(text: str) -> str:
-    return quote(text, safe="")
+def quoted(text: str, safe: str = "") -> str:
+    """A name as a part of a path."""
+    return quote(text, safe=safe)
 
 
-def _get(path: str, kind: type[Answer], **params: str | int | None) -> Call[Answer]:
-    return Call("GET", path, _as(kind), params=_params(**params))
+def get(path: str, kind: type[Answer], **params: str | int | None) -> Call[Answer]:
+    """A read."""
+    return Call("GET", path, answered(kind), params=_params(**params))
+
+
+def send(
+    method: str,
+    path: str,
+    body: BaseModel | None,
+    kind: type[Answer],
+    timeout_s: float = TIMEOUT_S,
+) -> Call[Answer]:
+    """A command, under a key of its own."""
+    try:
+        content = None if body is None else body.model_dump_json().encode()
+    except PydanticSerializationError as e:
+        raise errors.InvalidRequest(
+            f"what is sent must be JSON: {e}", field="body", reason="not_json"
+        ) from e
+    headers = {"Idempotency-Key": new_id("k")}
+    if content is not None:
+        headers["Content-Type"] = "application/json"
+    return Call(method, path, answered(kind), content=content, headers=headers, timeout_s=timeout_s)
 
 
 def _post(
     path: str, body: BaseModel, kind: type[Answer], timeout_s: float = TIMEOUT_S
 ) -> Call[Answer]:
-    try:
-        content = body.model_dump_json().encode()
-    except PydanticSerializationError as e:
-        raise errors.InvalidRequest(
-            f"what is sent must be JSON: {e}", field="body", reason="not_json"
-        ) from e
-    headers = {"Content-Type": "application/json", "Idempotency-Key": new_id("k")}
-    return Call("POST", path, _as(kind), content=content, headers=headers, timeout_s=timeout_s)
+    return send("POST", path, body, kind, timeout_s)
 
 
 def ready() -> Call[api.Health]:
     """Whether the bench can serve requests now; not ready is an answer too."""
-    return Call("GET", "/ready", _as(api.Health), accepts=(503,))
+    return Call("GET", "/ready", answered(api.Health), accepts=(503,))
 
 
 def has_bundle(digest: str) -> Call[bool]:
@@ -222,28 +243,28 @@ def register(spec: ProjectSpec) -> Call[ProjectVersion]:
 
 
 def projects(after: str | None, limit: int = PAGE) -> Call[api.Page[ProjectVersion]]:
-    return _get("/workflows", api.Page[ProjectVersion], after=after, limit=limit)
+    return get("/workflows", api.Page[ProjectVersion], after=after, limit=limit)
 
 
 def project(name: str, version: str | None = None) -> Call[ProjectVersion]:
-    return _get(f"/workflows/{_name(name)}", ProjectVersion, version=version)
+    return get(f"/workflows/{quoted(name)}", ProjectVersion, version=version)
 
 
 def versions(name: str, after: str | None, limit: int = PAGE) -> Call[api.Page[ProjectVersion]]:
     kind = api.Page[ProjectVersion]
-    return _get(f"/workflows/{_name(name)}/versions", kind, after=after, limit=limit)
+    return get(f"/workflows/{quoted(name)}/versions", kind, after=after, limit=limit)
 
 
 def nodes(name: str, version: str | None = None) -> Call[list[api.NodeView]]:
-    return _get(f"/workflows/{_name(name)}/nodes", list[api.NodeView], version=version)
+    return get(f"/workflows/{quoted(name)}/nodes", list[api.NodeView], version=version)
 
 
 def execute(project: str, request: api.ExecuteRequest) -> Call[Execution]:
-    return _post(f"/workflows/{_name(project)}/execute", request, Execution)
+    return _post(f"/workflows/{quoted(project)}/execute", request, Execution)
 
 
 def execution(id: str) -> Call[Execution]:
-    return _get(f"/executions/{_name(id)}", Execution)
+    return get(f"/executions/{quoted(id)}", Execution)
 
 
 def executions(
@@ -254,7 +275,7 @@ def executions(
     status: str | None = None,
     batch: str | None = None,
 ) -> Call[api.Page[Execution]]:
-    return _get(
+    return get(
         "/executions",
         api.Page[Execution],
         after=after,
@@ -266,16 +287,16 @@ def executions(
 
 
 def state(id: str, checkpoint: str | None = None) -> Call[api.StateView]:
-    return _get(f"/executions/{_name(id)}/state", api.StateView, checkpoint=checkpoint)
+    return get(f"/executions/{quoted(id)}/state", api.StateView, checkpoint=checkpoint)
 
 
 def checkpoints(id: str, after: str | None, limit: int = PAGE) -> Call[api.Page[api.Checkpoint]]:
     kind = api.Page[api.Checkpoint]
-    return _get(f"/executions/{_name(id)}/checkpoints", kind, after=after, limit=limit)
+    return get(f"/executions/{quoted(id)}/checkpoints", kind, after=after, limit=limit)
 
 
 def stop(id: str, reason: str | None = None) -> Call[Execution]:
-    return _post(f"/executions/{_name(id)}/stop", api.StopRequest(reason=reason), Execution)
+    return _post(f"/executions/{quoted(id)}/stop", api.StopRequest(reason=reason), Execution)
 
 
 def files(
@@ -286,9 +307,9 @@ def files(
     checkpoint: str | None = None,
     prefix: str = "",
 ) -> Call[api.FileList]:
-    path = f"/executions/{_name(id)}/files"
+    path = f"/executions/{quoted(id)}/files"
     kind = api.FileList
-    return _get(path, kind, after=after, limit=limit, checkpoint=checkpoint, prefix=prefix or None)
+    return get(path, kind, after=after, limit=limit, checkpoint=checkpoint, prefix=prefix or None)
 
 
 def file(id: str, path: str, checkpoint: str | None = None) -> Call[bytes]:
@@ -303,7 +324,7 @@ def file(id: str, path: str, checkpoint: str | None = None) -> Call[bytes]:
         raise errors.UnknownFile(f"{path!r} is no path of a file", field="path", reason="no path")
     return Call(
         "GET",
-        f"/executions/{_name(id)}/files/{quote(path)}",
+        f"/executions/{quoted(id)}/files/{quote(path)}",
         parse,
         params=_params(checkpoint=checkpoint),
         timeout_s=FILE_TIMEOUT_S,
@@ -319,25 +340,28 @@ def diff(
     to_checkpoint: str | None = None,
     other: str | None = None,
     text: bool = False,
+    state: bool = False,
 ) -> Call[api.FilesDiff]:
+    """How files and state differ; with `state`, the state alone."""
     given = _params(
         after=after,
         limit=limit,
         to=to_checkpoint,
         execution=other,
         text="true" if text else None,
+        state="true" if state else None,
         **{"from": from_checkpoint},
     )
-    return Call("GET", f"/executions/{_name(id)}/diff", _as(api.FilesDiff), params=given)
+    return Call("GET", f"/executions/{quoted(id)}/diff", answered(api.FilesDiff), params=given)
 
 
 def trash(id: str, after: str | None, limit: int = PAGE) -> Call[api.Page[TrashedFile]]:
     kind = api.Page[TrashedFile]
-    return _get(f"/executions/{_name(id)}/trash", kind, after=after, limit=limit)
+    return get(f"/executions/{quoted(id)}/trash", kind, after=after, limit=limit)
 
 
 def restore_trash(id: str, request: api.TrashRestoreRequest) -> Call[api.RestoredTrash]:
-    return _post(f"/executions/{_name(id)}/trash/restore", request, api.RestoredTrash)
+    return _post(f"/executions/{quoted(id)}/trash/restore", request, api.RestoredTrash)
 
 
 def batch_test(request: api.BatchTestRequest) -> Call[Batch]:
@@ -345,37 +369,37 @@ def batch_test(request: api.BatchTestRequest) -> Call[Batch]:
 
 
 def batch(id: str) -> Call[Batch]:
-    return _get(f"/batch-tests/{_name(id)}", Batch)
+    return get(f"/batch-tests/{quoted(id)}", Batch)
 
 
 def batches(
     after: str | None, limit: int = PAGE, *, project: str | None = None, status: str | None = None
 ) -> Call[api.Page[Batch]]:
     kind = api.Page[Batch]
-    return _get("/batch-tests", kind, after=after, limit=limit, project=project, status=status)
+    return get("/batch-tests", kind, after=after, limit=limit, project=project, status=status)
 
 
 def progress(id: str) -> Call[api.Progress]:
-    return _get(f"/batch-tests/{_name(id)}/progress", api.Progress)
+    return get(f"/batch-tests/{quoted(id)}/progress", api.Progress)
 
 
 def results(
     id: str, after: str | None, limit: int = PAGE, *, status: str | None = None
 ) -> Call[api.Page[api.CellResult]]:
     kind = api.Page[api.CellResult]
-    path = f"/batch-tests/{_name(id)}/results"
-    return _get(path, kind, after=after, limit=limit, status=status)
+    path = f"/batch-tests/{quoted(id)}/results"
+    return get(path, kind, after=after, limit=limit, status=status)
 
 
 def leaderboard(id: str) -> Call[api.Leaderboard | None]:
     """The leaderboard, None while it is being computed."""
-    parse = _as(api.Leaderboard)
+    parse = answered(api.Leaderboard)
     return Call(
         "GET",
-        f"/batch-tests/{_name(id)}/leaderboard",
+        f"/batch-tests/{quoted(id)}/leaderboard",
         lambda r: None if r.status_code == 202 else parse(r),
     )
 
 
 def stop_batch(id: str, reason: str | None = None) -> Call[Batch]:
-    return _post(f"/batch-tests/{_name(id)}/stop", api.StopRequest(reason=reason), Batch)
+    return _post(f"/batch-tests/{quoted(id)}/stop", api.StopRequest(reason=reason), Batch)

@@ -115,7 +115,7 @@ def register(
 def execution(id: str) -> Flow[Execution]:
     """An execution with its state."""
     info = yield from ask(calls.execution(id))
-    return (yield from _with_state(info))
+    return (yield from with_state(info))
 
 
 def run(
@@ -125,28 +125,30 @@ def run(
     info = yield from ask(calls.execute(project, request))
     if wait:
         info = yield from settled(info, timeout)
-    return (yield from _with_state(info))
+    return (yield from with_state(info))
 
 
 def waited(id: str, timeout: float | None) -> Flow[Execution]:
     """An execution once it has ended or paused."""
     info = yield from ask(calls.execution(id))
     info = yield from settled(info, timeout)
-    return (yield from _with_state(info))
+    return (yield from with_state(info))
 
 
 def stop(id: str, reason: str | None) -> Flow[Execution]:
     """Stop an execution, and what it has become by that."""
     info = yield from ask(calls.stop(id, reason))
-    return (yield from _with_state(info))
+    return (yield from with_state(info))
 
 
-def _with_state(info: ExecutionInfo) -> Flow[Execution]:
+def with_state(info: ExecutionInfo) -> Flow[Execution]:
+    """An execution with the state where it stands."""
     return Execution(info, (yield from ask(calls.state(info.id))))
 
 
 def settled(info: ExecutionInfo, timeout: float | None) -> Flow[ExecutionInfo]:
-    patience = _Patience(timeout)
+    """An execution once it has ended or paused."""
+    patience = Patience(timeout)
     while info.status not in _RESTS:
         yield patience.pause(f"execution {info.id}", info.status)
         info = yield from ask(calls.execution(info.id))
@@ -155,7 +157,7 @@ def settled(info: ExecutionInfo, timeout: float | None) -> Flow[ExecutionInfo]:
 
 def batch_ended(batch: Batch, timeout: float | None, progress: OnProgress | None) -> Flow[Batch]:
     """The batch once it has ended; `progress` is called along the way, at last with the end."""
-    patience = _Patience(timeout)
+    patience = Patience(timeout)
     while True:
         found = yield from ask(calls.progress(batch.id))
         if progress is not None:
@@ -177,7 +179,7 @@ def batch_test(
 
 def leaderboard(batch_id: str) -> Flow[api.Leaderboard]:
     """The leaderboard, once it is computed."""
-    patience = _Patience()
+    patience = Patience()
     while True:
         board = yield from ask(calls.leaderboard(batch_id))
         if board is not None:
@@ -255,14 +257,14 @@ def changes(
 
 
 def trash_request(restore_id: int, paths: Iterable[str] | None) -> api.TrashRestoreRequest:
-    return _made(
+    return made(
         api.TrashRestoreRequest,
         restore_id=restore_id,
         paths=None if paths is None else list(paths),
     )
 
 
-class _Patience:
+class Patience:
     """Growing pauses until the timeout is over."""
 
     def __init__(self, timeout: float | None = None) -> None:
@@ -289,7 +291,7 @@ def execute_request(
     breakpoints: Sequence[str] | None,
     options: RunOptions,
 ) -> api.ExecuteRequest:
-    return _made(
+    return made(
         api.ExecuteRequest,
         initial_state=initial_state,
         variant_config=variant_config or {},
@@ -311,7 +313,7 @@ def batch_request(
         rows = cases.load_cases(test_cases)
     else:
         rows = cases.from_list(test_cases)
-    return _made(
+    return made(
         api.BatchTestRequest,
         project=project,
         variant_matrix=list(variant_matrix),
@@ -364,12 +366,17 @@ class Codes(dict[str, Code]):
         return code
 
 
-def _made(kind: type[Model], **fields: Any) -> Model:
+def made(kind: type[Model], **fields: Any) -> Model:
+    """A request of these fields.
+
+    Raises:
+        InvalidRequest: One does not fit; names it.
+    """
     try:
         return kind(**fields)
     except ValidationError as e:
         first = e.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
         raise errors.InvalidRequest(
-            f"{where}: {first['msg']}", field=where, reason=first["type"]
+            f"{where or kind.__name__}: {first['msg']}", field=where, reason=first["type"]
         ) from e

@@ -76,10 +76,36 @@ class WorkflowProject:
             raise errors.AlreadyExists(
                 f"node {node!r} has a variant {name!r} already", field="name", node=node
             )
+        self.update_variant(node, name, implementation, params)
+
+    def update_variant(
+        self,
+        node: str,
+        name: str,
+        implementation: Callable[..., Any] | str | None = None,
+        params: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Add a variant of a node, or put another one in the place of the one of this name."""
         field = f"implementation of {node}/{name}"
         path = None if implementation is None else self.code.name(implementation, field)
         variant = VariantSpec(implementation=path, params=dict(params or {}))
         self._variants.setdefault(node, {})[name] = variant
+
+    def remove_variant(self, node: str, name: str) -> None:
+        """Take a variant of a node out; versions that were registered keep it.
+
+        Raises:
+            NotFound: The node has no variant of this name.
+        """
+        if name not in self._variants.get(node, {}):
+            raise errors.NotFound(f"node {node!r} has no variant {name!r}", field="name", node=node)
+        del self._variants[node][name]
+        if not self._variants[node]:
+            del self._variants[node]
+
+    def update_graph(self, graph_factory: Callable[..., Any] | str) -> None:
+        """Take another graph."""
+        self._entry = self.code.name(graph_factory, "graph_factory")
 
     def register_workflow_variant(self, name: str, graph_factory: Callable[..., Any] | str) -> None:
         """Add a whole other graph, chosen by `{"_workflow": name}`.

@@ -91,6 +91,7 @@ def shown(step: Step) -> Checkpoint:
         nodes=list(step.nodes),
         next_nodes=list(step.next_nodes),
         duration_ms=step.duration_ms,
+        manifest=step.manifest,
         created_at=step.created_at,
     )
 

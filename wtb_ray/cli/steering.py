@@ -1,0 +1,472 @@
+"""`wtb exec`: control of executions, their history as a tree, and time travel."""
+
+from typing import Annotated, Any, Final, Literal
+
+import typer
+from rich.text import Text
+
+from wtb_ray import errors
+from wtb_ray.cli import history_views, options, render
+from wtb_ray.cli.executions import ExecutionId
+from wtb_ray.cli.run import show as show_state
+from wtb_ray.cli.terminal import EXIT_FAILED, answer
+from wtb_ray.sdk import Execution, WTBTestBench, calls, steering
+from wtb_ray.sdk.steering import StateOptions
+from wtb_ray.states import ExecutionStatus
+
+app = typer.Typer()
+
+WHOLE: Final = 36
+"""Characters of a checkpoint's id."""
+
+NoWait = Annotated[bool, typer.Option("--no-wait", help="Return at once.")]
+Place = Annotated[
+    str | None,
+    typer.Argument(metavar="[CHECKPOINT]", help="Id of a checkpoint, or its beginning."),
+]
+Node = Annotated[
+    str | None,
+    typer.Option("--node", metavar="NODE", help="Instead: around the newest run of this node."),
+]
+Where = Annotated[
+    Literal["entry", "exit"],
+    typer.Option("--where", help="With --node: right before it, or right after it."),
+]
+AsItStands = Annotated[
+    bool,
+    typer.Option("--as-it-stands", help="Keep what tasks of the next step had finished there."),
+]
+State = Annotated[
+    str | None,
+    typer.Option("--state", metavar="JSON", help="Change the state: JSON, @file, or @- for stdin."),
+]
+AsNode = Annotated[
+    str | None,
+    typer.Option("--as-node", metavar="NODE", help="Change it as if this node had written it."),
+]
+Replace = Annotated[bool, typer.Option("--replace", help="Overwrite instead of reducing.")]
+Limit = Annotated[
+    int | None, typer.Option("--recursion-limit", min=1, metavar="N", help="Most super-steps.")
+]
+Variant = Annotated[
+    list[str] | None, typer.Option("--variant", metavar="VARIANT", help="node=variant; repeatable.")
+]
+Version = Annotated[
+    str | None, typer.Option("--version", metavar="DIGEST", help="Another version's digest.")
+]
+Reason = Annotated[
+    str | None, typer.Option("--reason", metavar="TEXT", help="Why, for the event log.")
+]
+
+
+@app.command("list")
+def list_executions(
+    project: Annotated[
+        str | None, typer.Option("--project", metavar="PROJECT", help="Only of this project.")
+    ] = None,
+    status: Annotated[
+        ExecutionStatus | None,
+        typer.Option("--status", case_sensitive=False, help="Only in this status."),
+    ] = None,
+    batch: Annotated[
+        str | None, typer.Option("--batch", metavar="BATCH", help="Only of this batch.")
+    ] = None,
+    limit: options.Limit = 20,
+    after: options.After = None,
+    as_json: options.AsJson = False,
+    url: options.Url = None,
+) -> None:
+    """List executions, newest first."""
+    with options.connect(url) as bench:
+        call = calls.executions(after, limit, project=project, status=status, batch=batch)
+        page = bench.send(call)
+    answer(page, as_json, history_views.executions(page.items), render.more(page))
+
+
+@app.command()
+def show(execution: ExecutionId, as_json: options.AsJson = False, url: options.Url = None) -> None:
+    """Draw an execution: its steps and branches with nodes and durations, and what was forked off.
+
+    \b
+    ◀ is where it stands, ▤ a checkpoint with files; what is dim was left by a rollback.
+    """
+    with options.connect(url) as bench:
+        info = bench.send(calls.execution(execution))
+        tree = bench.branches(execution)
+        asked = bench.interrupts(execution) if info.status == ExecutionStatus.PAUSED else []
+    drawn = history_views.tree(info, tree)
+    both = {"execution": info, "tree": tree}
+    views = [history_views.questions(asked)] if asked else []
+    answer(both, as_json, render.execution(info), Text(), drawn, *views)
+
+
+@app.command()
+def pause(
+    execution: ExecutionId,
+    reason: Reason = None,
+    no_wait: NoWait = False,
+    as_json: options.AsJson = False,
+    url: options.Url = None,
+) -> None:
+    """Pause an execution after its present step."""
+    with options.connect(url) as bench:
+        found = bench.pause(execution, reason, wait=not no_wait)
+    _answer(found, as_json)
+
+
+@app.command()
+def resume(
+    execution: ExecutionId,
+    state: State = None,
+    as_node: AsNode = None,
+    replace: Replace = False,
+    recursion_limit: Limit = None,
+    no_wait: NoWait = False,
+    as_json: options.AsJson = False,
+    url: options.Url = None,
+) -> None:
+    """Send a paused execution on, with another state if one is given.
+
+    Ends with exit code 3 when the execution fails or is stopped.
+
+    \b
+    Examples:
+      wtb exec resume e0198c1
+      wtb exec resume e0198c1 --state '{"question": "Why?"}' --replace
+    """
+    with options.connect(url) as bench:
+        found = bench.resume(
+            execution,
+            _state(state),
+            recursion_limit=recursion_limit,
+            wait=not no_wait,
+            **_changing(as_node, replace),
+        )
+    _answer(found, as_json, ends=True)
+
+
+@app.command()
+def step(
+    execution: ExecutionId,
+    no_wait: NoWait = False,
+    as_json: options.AsJson = False,
+    url: options.Url = None,
+) -> None:
+    """Let a paused execution run one super-step."""
+    with options.connect(url) as bench:
+        found = bench.step(execution, wait=not no_wait)
+    _answer(found, as_json, ends=True)
+
+
+@app.command()
+def retry(
+    execution: ExecutionId,
+    recursion_limit: Limit = None,
+    no_wait: NoWait = False,
+    as_json: options.AsJson = False,
+    url: options.Url = None,
+) -> None:
+    """Let a failed execution go on from where it stands."""
+    with options.connect(url) as bench:
+        found = bench.retry(execution, recursion_limit, wait=not no_wait)
+    _answer(found, as_json, ends=True)
+
+
+@app.command("break")
+def set_breakpoints(
+    execution: ExecutionId,
+    nodes: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NODE]...", help="node, before:node or after:node."),
+    ] = None,
+    clear: Annotated[bool, typer.Option("--clear", help="Take all breakpoints away.")] = False,
+    as_json: options.AsJson = False,
+    url: options.Url = None,
+) -> None:
+    """Show where an execution pauses, or say it anew, also while it runs.
+
+    \b
+    Examples:
+      wtb exec break e0198c1 answer after:retrieve
+      wtb exec break e0198c1 --clear
+    """
+    if clear and nodes:
+        raise typer.BadParameter("it goes without nodes", param_hint="--clear")
+    with options.connect(url) as bench:
+        if nodes or clear:
+            found = list(bench.set_breakpoints(execution, nodes or []).info.breakpoints)
+        else:
+            found = bench.breakpoints(execution)
+    shown = Text("\n".join(found)) if found else render.nothing("breakpoints")
+    answer({"breakpoints": found}, as_json, shown)
+
+
+@app.command("answer")
+def answer_questions(
+    execution: ExecutionId,
+    answers: Annotated[
+        list[str] | None, typer.Argument(metavar="[INTERRUPT=JSON]...", help="Answers by id.")
+    ] = None,
+    value: Annotated[
+        str | None,
+        typer.Option("--value", metavar="JSON", help="The answer, where only one is asked for."),
+    ] = None,
+    no_wait: NoWait = False,
+    as_json: options.AsJson = False,
+    url: options.Url = None,
+) -> None:
+    """Show what an execution asks, or answer it.
+
+    \b
+    Examples:
+      wtb exec answer e0198c1
+      wtb exec answer e0198c1 --value '{"approved": true}'
+      wtb exec answer e0198c1 5f2a=true 77c1='"later"'
+    """
+    given = {id: options.json_value(text, id) for id, text in _pairs(answers)}
+    with options.connect(url) as bench:
+        if value is not None:
+            given = {
+                **given,
+                _only_question(bench, execution): options.json_value(value, "--value"),
+            }
+        if not given:
+            asked = bench.interrupts(execution)
+            answer(asked, as_json, history_views.questions(asked))
+            return
+        found = bench.answer(execution, given, wait=not no_wait)
+    _answer(found, as_json, ends=True)
+
+
+def _pairs(answers: list[str] | None) -> list[tuple[str, str]]:
+    return [options.pair(text, "INTERRUPT=JSON", "id=JSON") for text in answers or []]
+
+
+def _only_question(bench: WTBTestBench, execution: str) -> str:
+    asked = [question.id for question in bench.interrupts(execution) if not question.answered]
+    if len(asked) != 1:
+        raise typer.BadParameter(
+            f"{render.many(len(asked), 'question')} wait: name them as INTERRUPT=JSON",
+            param_hint="--value",
+        )
+    return asked[0]
+
+
+@app.command()
+def stop(
+    execution: ExecutionId,
+    reason: Reason = None,
+    as_json: options.AsJson = False,
+    url: options.Url = None,
+) -> None:
+    """Stop an execution for good; nodes that do not end are left behind."""
+    with options.connect(url) as bench:
+        found = bench.stop(execution, reason)
+    _answer(found, as_json)
+
+
+@app.command()
+def rollback(
+    execution: ExecutionId,
+    checkpoint: Place = None,
+    node: Node = None,
+    where: Where = "exit",
+    pause: Annotated[bool, typer.Option("--pause", help="Pause it first where it runs.")] = False,
+    as_it_stands: AsItStands = False,
+    as_json: options.AsJson = False,
+    url: options.Url = None,
+) -> None:
+    """Put an execution back, or forward again, to a checkpoint, with its files; it is paused then.
+
+    \b
+    Examples:
+      wtb exec rollback e0198c1 1f0c8a12
+      wtb exec rollback e0198c1 --node retrieve --where entry
+    """
+    if (checkpoint is None) == (node is None):
+        raise typer.BadParameter("give a checkpoint, or --node", param_hint="CHECKPOINT")
+    mode: Literal["clean", "as_it_stands"] = "as_it_stands" if as_it_stands else "clean"
+    with options.connect(url) as bench:
+        if node is not None:
+            found = bench.rollback_to_node(execution, node, where, pause=pause, mode=mode)
+        else:
+            place = _checkpoint(bench, execution, checkpoint or "")
+            found = bench.rollback(execution, place, pause=pause, mode=mode)
+    _answer(found, as_json)
+
+
+@app.command()
+def fork(
+    execution: ExecutionId,
+    checkpoint: Place = None,
+    node: Node = None,
+    where: Where = "exit",
+    state: State = None,
+    as_node: AsNode = None,
+    replace: Replace = False,
+    variant: Variant = None,
+    version: Version = None,
+    breakpoint_: Annotated[
+        list[str] | None,
+        typer.Option("--breakpoint", metavar="NODE", help="Where the fork pauses; repeatable."),
+    ] = None,
+    count: Annotated[
+        int, typer.Option("--count", min=1, max=100, metavar="N", help="How many to make.")
+    ] = 1,
+    run: Annotated[bool, typer.Option("--run", help="Let them run at once.")] = False,
+    as_it_stands: AsItStands = False,
+    as_json: options.AsJson = False,
+    url: options.Url = None,
+) -> None:
+    """Make executions that go on from a checkpoint, with other state, variants or version.
+
+    \b
+    Examples:
+      wtb exec fork e0198c1 --variant answer=long --run
+      wtb exec fork e0198c1 1f0c8a12 --state '{"temperature": 0}' --count 10 --run
+    """
+    request: dict[str, Any] = {
+        "node": node,
+        "where": where,
+        "state": _state(state),
+        "as_node": as_node,
+        "replace": replace,
+        "variant_config": options.binding(variant or []),
+        "version": version,
+        "breakpoints": breakpoint_,
+        "count": count,
+        "run": run,
+        "mode": "as_it_stands" if as_it_stands else "clean",
+    }
+    with options.connect(url) as bench:
+        if checkpoint is not None:
+            request["checkpoint_id"] = _checkpoint(bench, execution, checkpoint)
+        made = bench.flow(steering.forked(execution, **request))
+    answer(made, as_json, history_views.executions(made.executions))
+
+
+@app.command()
+def swap(
+    execution: ExecutionId,
+    variants: Annotated[
+        list[str] | None, typer.Argument(metavar="[NODE=VARIANT]...", help="What to swap.")
+    ] = None,
+    version: Version = None,
+    as_json: options.AsJson = False,
+    url: options.Url = None,
+) -> None:
+    """Give an execution other implementations from its next super-step on.
+
+    One that runs is paused for it and goes on.
+
+    \b
+    Examples:
+      wtb exec swap e0198c1 answer=long
+      wtb exec swap e0198c1 --version 5c1f…
+    """
+    binding = options.binding(variants or [], "NODE=VARIANT")
+    if not binding and version is None:
+        raise typer.BadParameter("give node=variant, or --version", param_hint="NODE=VARIANT")
+    with options.connect(url) as bench:
+        found = bench.swap(execution, variant_config=binding, version=version)
+    _answer(found, as_json)
+
+
+@app.command()
+def node(
+    execution: ExecutionId,
+    name: Annotated[str | None, typer.Argument(metavar="[NODE]", help="Run this node.")] = None,
+    state: Annotated[
+        str | None,
+        typer.Option("--state", metavar="JSON", help="On this state; default: the newest one."),
+    ] = None,
+    as_json: options.AsJson = False,
+    url: options.Url = None,
+) -> None:
+    """Show what each node has done, or try one node out: nothing moves.
+
+    Ends with exit code 3 when the node that was tried fails.
+
+    \b
+    Examples:
+      wtb exec node e0198c1
+      wtb exec node e0198c1 answer --state '{"question": "Why?"}'
+    """
+    if name is None and state is not None:
+        raise typer.BadParameter("it needs NODE", param_hint="--state")
+    with options.connect(url) as bench:
+        if name is None:
+            found = bench.nodes(execution)
+            answer(found, as_json, history_views.nodes(found))
+            return
+        outcome = bench.execute_node(execution, name, _state(state))
+    answer(outcome, as_json, history_views.outcome(outcome))
+    if outcome.error is not None:
+        raise typer.Exit(EXIT_FAILED)
+
+
+@app.command("state")
+def state_(
+    execution: ExecutionId,
+    checkpoint: Place = None,
+    change: Annotated[
+        str | None,
+        typer.Option("--set", metavar="JSON", help="Change it: JSON, @file, or @- for stdin."),
+    ] = None,
+    as_node: AsNode = None,
+    replace: Replace = False,
+    as_json: options.AsJson = False,
+    url: options.Url = None,
+) -> None:
+    """Show the state at a checkpoint, or change that of a paused execution.
+
+    \b
+    Examples:
+      wtb exec state e0198c1
+      wtb exec state e0198c1 --set '{"notes": []}' --replace
+    """
+    if checkpoint is not None and change is not None:
+        raise typer.BadParameter("only the newest state can be changed", param_hint="--set")
+    with options.connect(url) as bench:
+        if change is not None:
+            values = options.json_object(change, "--set")
+            found = bench.update_state(execution, values, **_changing(as_node, replace))
+            _answer(found, as_json)
+            return
+        place = None if checkpoint is None else _checkpoint(bench, execution, checkpoint)
+        view = bench.get_state(execution, place)
+    answer(view, as_json, render.state(view))
+
+
+def _answer(found: Execution, as_json: bool, *, ends: bool = False) -> None:
+    show_state(found.info, found.view, as_json)
+    if ends and found.status in (ExecutionStatus.FAILED, ExecutionStatus.CANCELLED):
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _state(text: str | None) -> dict[str, Any] | None:
+    return None if text is None else options.json_object(text, "--state")
+
+
+def _changing(as_node: str | None, replace: bool) -> StateOptions:
+    found = StateOptions(replace=replace)
+    if as_node is not None:
+        found["as_node"] = as_node
+    return found
+
+
+def _checkpoint(bench: WTBTestBench, execution: str, text: str) -> str:
+    """The checkpoint that is called so, or the only one whose id begins so."""
+    if len(text) >= WHOLE:
+        return text
+    tree = bench.branches(execution)
+    ids = {step.id for branch in tree.branches for step in branch.steps}
+    ids |= {step.id for step in bench.get_checkpoints(execution)}
+    found = sorted(id for id in ids if id.startswith(text))
+    if len(found) != 1:
+        raise errors.UnknownCheckpoint(
+            f"{render.many(len(found), 'checkpoint')} of execution {execution} begin with {text!r}",
+            field="checkpoint_id",
+            reason="ambiguous" if found else "unknown",
+        )
+    return found[0]
