@@ -53,6 +53,29 @@ def test_state_and_files_of_a_waiting_execution_fit_at_every_attempt(
     assert len(contents) == 6
 
 
+def test_the_walk_mends_goes_back_forks_and_approves(
+    bench: WTBTestBench, project: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failed = walk.diverge(bench, project)
+    mended = walk.recover(bench, failed)
+    assert (mended.id, mended.info.reason) == (failed.id, "interrupt"), "the same execution"
+    assert mended.state["trying"]["learning_rate"] == walk.SAFE_RATE
+    tree = bench.branches(mended.id)
+    assert len(tree.branches) == 2, "what failed is still in its history"
+
+    asked = walk.ask(bench, project)
+    changed = {change.path for change in walk.go_back(bench, asked)}
+    assert {"model/model.npz", "reports/metrics.json"} <= changed
+    forked = walk.fork(bench, asked)
+    assert forked.info.forked_from == asked.id
+    assert forked.state["metrics"] != asked.state["metrics"]
+    done = walk.approve(bench, asked)
+    assert done.status == "COMPLETED"
+    assert done.state["metrics"] == asked.state["metrics"], "the fork has changed nothing here"
+    assert "output/classifier.npz" in {entry.path for entry in bench.files(done.id)}
+    assert "somebody approves" in capsys.readouterr().out
+
+
 def test_a_batch_compares_the_variants(bench: WTBTestBench, project: str) -> None:
     matrix = [{"train": model} for model in ml.project().variants["train"]]
     batch = bench.run_batch_test(project, matrix, ml.cases()[::7], ml.scorers(), timeout=120)

@@ -69,6 +69,24 @@ async def test_a_change_may_say_whose_write_it_is(bench: Bench, tmp_path: Path) 
     assert done.status == E.COMPLETED
 
 
+async def test_a_change_after_parallel_nodes_keeps_the_position(
+    bench: Bench, tmp_path: Path
+) -> None:
+    state_ = {"log": str(tmp_path / "log"), "gate": str(tmp_path)}
+    _, made = await start(bench, "parallel", state_, breakpoints=("before:last",))
+    await until(bench, made.id)
+    [runner] = bench.runners.runners.values()
+    for name in ("mine", "again"):
+        await runner.change_state(made.id, {"done": [name]}, None, False, "me")
+    [newest, *_] = await bench.store.executions.steps(made.id)
+    assert newest.next_nodes == ("last",)
+    await bench.store.control.resume(made.id, actor="me")
+    done = await until(bench, made.id, E.COMPLETED, E.FAILED)
+    assert done.status == E.COMPLETED, done.error
+    assert (await state(bench, made.id))["done"][2:4] == ["mine", "again"]
+    assert names(tmp_path / "log").count("last") == 1
+
+
 @pytest.mark.parametrize(
     ("values", "as_node", "field"),
     [

@@ -68,7 +68,8 @@ def steps(*names: str) -> dict[str, Any]:
 def test_the_walk_shows_a_failure_a_question_and_the_files(
     server: Server, bench: WTBTestBench, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    walk.pipeline(bench, "ml")
+    walk.diverge(bench, "ml")
+    walk.look(bench, walk.ask(bench, "ml"))
     started = [request for request in server.requests if request.method == "POST"]
     assert [b'"tune":"bold"' in request.content for request in started] == [True, False]
     text = capsys.readouterr().out

@@ -17,7 +17,7 @@ from langgraph.checkpoint.base import Checkpoint, CheckpointMetadata
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.errors import InvalidUpdateError
 from langgraph.graph import END, START, StateGraph
-from langgraph.types import Command, Overwrite, Send
+from langgraph.types import Command, Overwrite, Send, StateUpdate
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 from pydantic_core import to_jsonable_python
@@ -32,6 +32,8 @@ from wtb_ray.saver import Saver
 from wtb_ray.store import Store
 from wtb_ray.workspaces import Workspaces
 
+AMBIGUOUS: Final = "Ambiguous update"
+"""What LangGraph says when several nodes wrote last."""
 LENIENT: Final = ConfigDict(arbitrary_types_allowed=True)
 
 
@@ -82,7 +84,7 @@ class Operations:
         config: RunnableConfig = {"configurable": {"thread_id": one.thread_id}}
         try:
             with entered(Context(one.execution_id, compiled.params, "")):
-                await compiled.graph.aupdate_state(config, fitting, as_node=as_node)
+                await self._update(compiled, config, fitting, as_node, one)
             await self._saver.flush(one.thread_id)
         except InvalidUpdateError as e:
             field = "as_node" if "as_node" in str(e) or "does not exist" in str(e) else "state"
@@ -97,6 +99,32 @@ class Operations:
         finally:
             self._saver.detach(one.thread_id)
         return await self._store.executions.get(id)
+
+    async def _update(
+        self,
+        compiled: graphs.Compiled,
+        config: RunnableConfig,
+        values: Mapping[str, Any],
+        as_node: str | None,
+        one: Assignment,
+    ) -> None:
+        """LangGraph's update; where several nodes wrote last, as the write of all of them.
+
+        So what follows them follows still. LangGraph itself refuses that as ambiguous.
+        """
+        try:
+            await compiled.graph.aupdate_state(config, dict(values), as_node=as_node)
+        except InvalidUpdateError as e:
+            last = await self._last_nodes(one)
+            if as_node is not None or AMBIGUOUS not in str(e) or not last:
+                raise
+            first, *others = last
+            updates = [StateUpdate(dict(values), first), *(StateUpdate(None, o) for o in others)]
+            await compiled.graph.abulk_update_state(config, [updates])
+
+    async def _last_nodes(self, one: Assignment) -> list[str]:
+        steps = await self._store.executions.steps(one.execution_id)
+        return next((names for s in steps if (names := [run.name for run in s.nodes])), [])
 
     async def check_state(
         self, binding: Mapping[str, str], values: Mapping[str, Any], as_node: str | None
