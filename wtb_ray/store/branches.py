@@ -68,7 +68,7 @@ class Branches:
 
     async def forks(self, id: str) -> builtins.list[Execution]:
         """The executions that were forked from this one, oldest first."""
-        sql = SQL["select_executions"] + SQL["forked_from"]
+        sql = SQL["select_executions"] + "\n" + SQL["forked_from"]
         return [execution_of(row) for row in await self._db.rows(sql, {"id": id})]
 
     async def channels(self, step: Step) -> builtins.list[str]:
