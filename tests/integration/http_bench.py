@@ -74,6 +74,7 @@ class Controller:
         self.commands = Commands(store, ask=self.ask, wake=self.wake, register=self.do_register)
         self.asked: list[tuple[Any, ...]] = []
         self.runner: Callable[..., Awaitable[Any]] | None = None
+        self.waker: Callable[[], Awaitable[None]] | None = None
         self.board: Leaderboard | None = None
         self.failure: Exception | None = None
         self.called = asyncio.Event()
@@ -87,7 +88,9 @@ class Controller:
         return await self.runner(version, method, *args)
 
     async def wake(self) -> None:
-        """Nobody sleeps."""
+        """Nobody sleeps, unless a test has a scheduler."""
+        if self.waker is not None:
+            await self.waker()
 
     def __getattr__(self, name: str) -> Remote:
         method = getattr(type(self), f"do_{name}", None)
