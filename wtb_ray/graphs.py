@@ -8,6 +8,7 @@ makes available as the layer's one face.
 import copy
 import dataclasses
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
@@ -93,24 +94,29 @@ class Graphs:
             self._compiled.move_to_end(taken.key)
             return dataclasses.replace(self._compiled[taken.key], params=taken.params)
 
-    def forget(self, binding: Mapping[str, str], others: Iterable[Mapping[str, str]]) -> bool:
+    def forget(
+        self, binding: Mapping[str, str], others: Iterable[Mapping[str, str]]
+    ) -> "list[weakref.ref[Any]] | None":
         """Drops the graph of a binding, what was imported for it, and its caches.
 
-        It is made again when it is next asked for. False where one of the other bindings has the
-        same graph: nothing is dropped then.
+        It is made again when it is next asked for.
+
+        Returns:
+            What was dropped, so that its end can be seen; None where one of the other bindings has
+            the same graph: nothing is dropped then.
         """
         with self._lock:
             taken = self._taken(binding)
             used = [self._taken(other) for other in others]
             if any(other.key == taken.key for other in used):
-                return False
-            self._compiled.pop(taken.key, None)
+                return None
+            dropped = [self._compiled.pop(taken.key, None)]
             if all(other.workflow != taken.workflow for other in used):
                 self._graphs.pop(taken.workflow, None)
             needed = {path for other in used for path in other.implementations.values()}
             for path in set(taken.implementations.values()) - needed:
                 self._implementations.pop(path, None)
-            return True
+            return [weakref.ref(compiled.graph) for compiled in dropped if compiled is not None]
 
     def _taken(self, binding: Mapping[str, str]) -> "_Taken":
         names = frozenset(item for item in binding.items() if item[0] != bindings.NAME)

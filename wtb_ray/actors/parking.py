@@ -9,8 +9,9 @@ import dataclasses
 import gc
 import logging
 import socket
+import weakref
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from wtb_ray import errors, graphs
 from wtb_ray.actors.cellar import Cellar, Tally
@@ -26,8 +27,8 @@ log = logging.getLogger(__name__)
 
 POOLED: Final = "the process serves other executions too"
 SHARED: Final = "other executions use it"
-COLLECT_S: Final = 0.05
-"""Several that are parked at once are collected together."""
+COLLECT_S: Final = (0.05, 0.5, 2.0)
+"""When what was dropped is collected; several that are parked at once are collected together."""
 
 
 class Parker:
@@ -66,6 +67,7 @@ class Parker:
         self._alone = alone
         self._most = most
         self._collecting: asyncio.TimerHandle | None = None
+        self._dropped: list[weakref.ref[Any]] = []
 
     async def park(
         self, one: Assignment, settlement: Settlement, others: Sequence[Mapping[str, str]]
@@ -129,16 +131,26 @@ class Parker:
 
     def forget(self, binding: Mapping[str, str], others: Sequence[Mapping[str, str]]) -> str | None:
         """Drops a binding's graph and what came with it; says why not, if it stays."""
-        if not self._graphs.forget(binding, others):
+        dropped = self._graphs.forget(binding, others)
+        if dropped is None:
             return SHARED
+        self._dropped += dropped
         if self._collecting is None:
             loop = asyncio.get_running_loop()
-            self._collecting = loop.call_later(COLLECT_S, self._collect)
+            self._collecting = loop.call_later(COLLECT_S[0], self._collect, COLLECT_S[1:])
         return None
 
-    def _collect(self) -> None:
-        """Graphs refer to themselves, so only a collection frees them; also what was there at first."""
-        self._collecting = None
+    def _collect(self, later: Sequence[float]) -> None:
+        """Graphs refer to themselves, so only a collection frees them; also what was there at first.
+
+        What a run that is just ending still refers to goes with one of the next.
+        """
         gc.unfreeze()
         gc.collect()
-        gc.freeze()
+        self._dropped = [graph for graph in self._dropped if graph() is not None]
+        if self._dropped and later:
+            loop = asyncio.get_running_loop()
+            self._collecting = loop.call_later(later[0], self._collect, later[1:])
+        else:
+            gc.freeze()
+            self._dropped, self._collecting = [], None
