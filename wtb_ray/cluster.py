@@ -43,6 +43,13 @@ RUNNER: Final[dict[str, Any]] = {
     "max_restarts": 0,
     "max_task_retries": 0,
     "max_concurrency": 1000,
+    "runtime_env": {
+        "env_vars": {
+            "WTB_IN_RUNNER": "1",
+            "LANGGRAPH_STRICT_MSGPACK": "true",
+            "WTB_AUDIT_KEY": "",
+        }
+    },
 }
 SHUTDOWN_ORDER: Final = ("scheduler", "lifecycle")
 """They end first; the audit ends behind the runners, since it seals what those have written."""
@@ -196,18 +203,8 @@ class RayRunners:
         from wtb_ray.actors.runner import VariantRunner  # noqa: PLC0415  # brings LangGraph along
 
         runner_id = new_id("r")
-        actor = ray.remote(VariantRunner).options(
-            **RUNNER,
-            name=f"runner:{runner_id}",
-            num_cpus=self._settings.runner_cpus,
-            runtime_env={
-                "env_vars": {
-                    "WTB_IN_RUNNER": "1",
-                    "LANGGRAPH_STRICT_MSGPACK": "true",
-                    "WTB_AUDIT_KEY": "",
-                }
-            },
-        )
+        name, cpus = f"runner:{runner_id}", self._settings.runner_cpus
+        actor = ray.remote(VariantRunner).options(**RUNNER, name=name, num_cpus=cpus)
         handle = await asyncio.to_thread(
             actor.remote, runner_id, spec, self._settings, self._url, solo
         )
