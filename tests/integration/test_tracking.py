@@ -96,7 +96,7 @@ async def test_a_step_cut_off_halfway(bench: Bench, tmp_path: Path, tracked: boo
     """`quick` has finished and written, `gated` dies with its runner."""
     log, gate = tmp_path / "log", tmp_path / "gate"
     state = {"log": str(log), "gate": str(gate)}
-    more = {"file_tracking": TRACKED} if tracked else {}
+    more: dict[str, Any] = {"file_tracking": TRACKED} if tracked else {}
     _, made = await start(bench, "parallel", state, **more)
     await eventually(lambda: set(names(log)) == {"quick", "gated"})
     await pending_writes(bench, made.id)

@@ -206,8 +206,7 @@ class Branches:
         }
 
         async def work(conn: Connection) -> Execution:
-            row = await locked(conn, source)
-            origin = await _origin(conn, row, checkpoint_id, mode)
+            origin = await _origin(conn, await locked(conn, source), checkpoint_id, mode)
             cursor = await conn.execute(SQL["insert_fork"], {**params, "head_step": origin.step})
             row = await cursor.fetchone()
             if row is not None:
