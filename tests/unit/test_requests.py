@@ -103,3 +103,90 @@ def test_what_is_right_comes_back_in_one_form() -> None:
     assert requests.check_breakpoints(VERSION, {}, ["a", "after:a"]) == ("before:a", "after:a")
     assert requests.check_cases([{"x": 1}], field="cases") == [Case(id="case-0001", input={"x": 1})]
     assert requests.check_cases([], field="cases") == []
+
+
+def two(name: str = "p", **more: Any) -> ProjectVersion:
+    """A graph of a and b with channels x and y, and variants of b."""
+    nodes = tuple(
+        NodeInfo(name=n, implementation=f"m:{n}", is_async=True, fingerprint=f"f{n}", **extra)
+        for n, extra in (("a", {}), ("b", {"variants": {"other": "fo"}}))
+    )
+    info = GraphInfo(nodes=nodes, edges=(), channels=("x", "y"), input_channels=("x",))
+    variants: dict[str, Any] = {
+        "b": {
+            "other": {"implementation": "m:o"},
+            "hot": {"params": {"t": 1}},
+            "off": {"params": {"t": 2}, "active": False},
+        }
+    }
+    spec = ProjectSpec(name=name, entry="m:g", variants=variants, workflow_variants={"w": "m:w"})
+    return VERSION.model_copy(
+        update={"spec": spec, "graph": info, "workflows": {"w": graph("x")}, **more}
+    )
+
+
+def test_deactivated_variants_are_refused() -> None:
+    with pytest.raises(errors.UnknownVariant, match="deactivated") as e:
+        requests.check_binding(two(), {"b": "off"}, field="variant_config")
+    assert e.value.details["field"] == "variant_config.b"
+
+
+def test_a_binding_is_inherited_as_far_as_the_graph_has_its_nodes() -> None:
+    version = two()
+    inherit = requests.inherited_binding
+    assert inherit(version, {"b": "hot"}, {}, field="f") == {"b": "hot"}
+    assert inherit(version, {"b": "hot"}, {"b": "default"}, field="f") == {"b": "default"}
+    assert inherit(version, {"b": "hot"}, {"_workflow": "w"}, field="f") == {"_workflow": "w"}
+    assert inherit(version, {"_workflow": "w"}, {"a": "default"}, field="f") == {
+        "_workflow": "w",
+        "a": "default",
+    }
+    with pytest.raises(errors.UnknownNode):
+        inherit(version, {}, {"_workflow": "w", "b": "hot"}, field="f")
+    with pytest.raises(errors.UnknownVariant):
+        inherit(version, {"b": "gone"}, {}, field="f")
+
+
+@pytest.mark.parametrize(
+    ("binding", "next_nodes", "channels", "missing"),
+    [
+        ({}, ["a", "b"], ["x", "y"], None),
+        ({}, ["a", "c"], ["x"], (["c"], [])),
+        ({}, [], ["x", "z"], ([], ["z"])),
+        ({"_workflow": "w"}, ["a"], ["x"], None),
+        ({"_workflow": "w"}, ["b"], ["y"], (["b"], ["y"])),
+    ],
+)
+def test_a_graph_fits_a_checkpoint_or_not(
+    binding: dict[str, str],
+    next_nodes: list[str],
+    channels: list[str],
+    missing: tuple[list[str], list[str]] | None,
+) -> None:
+    if missing is None:
+        requests.check_fit(two(), binding, next_nodes, channels)
+        return
+    with pytest.raises(errors.Incompatible) as e:
+        requests.check_fit(two(), binding, next_nodes, channels)
+    assert (e.value.details["nodes"], e.value.details["channels"]) == missing
+
+
+@pytest.mark.parametrize(
+    ("new", "expected"),
+    [
+        ({}, {}),
+        ({"b": "default"}, {}),
+        ({"b": "other"}, {"b": ("fb", "fo")}),
+        ({"b": "hot"}, {"b": ("fb", "fb")}),
+        ({"_workflow": "w"}, {"a": ("fa", "f"), "b": ("fb", None)}),
+    ],
+)
+def test_what_a_swap_changes(new: dict[str, str], expected: dict[str, Any]) -> None:
+    assert requests.swapped((two(), {}), (two(), new)) == expected
+
+
+def test_changes_of_a_state_name_channels() -> None:
+    requests.check_channels(two(), {}, {"x": 1, "y": 2}, field="state")
+    with pytest.raises(errors.InvalidState) as e:
+        requests.check_channels(two(), {"_workflow": "w"}, {"y": 2}, field="state")
+    assert (e.value.details["field"], e.value.details["channel"]) == ("state.y", "y")

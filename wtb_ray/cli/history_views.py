@@ -70,13 +70,14 @@ class _Drawing:
 
     def __init__(self, found: BranchTree) -> None:
         self._found = found
-        self._drawn = {(b.thread_id, step.id) for b in found.branches for step in b.steps}
+        # A checkpoint has its step where it was made; branches that begin with it have copies.
+        self._drawn = {step.id for b in found.branches for step in b.steps}
         self._line = _line_to_head(found)
         self._told: set[str] = set()
 
     def starts(self, branch: BranchView) -> bool:
         """Whether it begins with nothing of this tree."""
-        return (branch.parent_thread, branch.parent_checkpoint) not in self._drawn
+        return branch.parent_checkpoint not in self._drawn
 
     def draw(self, branch: BranchView, below: Tree) -> None:
         place = below.add(self._title(branch))
@@ -87,7 +88,7 @@ class _Drawing:
                 continue
             shown = place.add(self._step(branch, step))
             for other in self._found.branches:
-                if (other.parent_thread, other.parent_checkpoint) == (branch.thread_id, step.id):
+                if other.parent_checkpoint == step.id:
                     self.draw(other, shown)
             self._forks(step.id, shown)
 
@@ -99,7 +100,7 @@ class _Drawing:
         return title
 
     def _step(self, branch: BranchView, step: api.Checkpoint) -> Text:
-        left = "" if (branch.thread_id, step.id) in self._line else "dim"
+        left = "" if step.id in self._line else "dim"
         names = ", ".join(
             f"{printable(run.name)} {duration(run.duration_ms)}" for run in step.nodes
         )
@@ -125,15 +126,14 @@ def _fork(fork: ForkView) -> Text:
     return Text.assemble("⑂ fork ", fork.id, "  ", (fork.status, STYLES.get(fork.status, "")))
 
 
-def _line_to_head(found: BranchTree) -> set[tuple[str, str]]:
+def _line_to_head(found: BranchTree) -> set[str]:
     """The steps that led to where the execution stands."""
     threads = {branch.thread_id: branch for branch in found.branches}
-    line: set[tuple[str, str]] = set()
+    line: set[str] = set()
     branch, last = threads.get(found.thread_id), found.head
     while branch is not None:
         steps = [step.id for step in branch.steps]
-        end = steps.index(last) + 1 if last in steps else len(steps) if last is None else 0
-        line |= {(branch.thread_id, id) for id in steps[:end]}
+        line |= set(steps[: steps.index(last) + 1]) if last in steps else set()
         last = branch.parent_checkpoint
         branch = threads.get(branch.parent_thread or "")
     return line

@@ -5,6 +5,7 @@ deactivated variants are left out.
 """
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -90,14 +91,16 @@ def _candidates(
     spec: ProjectSpec, axes: Sequence[Sequence[tuple[str, str]]], missing: set[Pair]
 ) -> Iterator[Row]:
     """Rows that begin with a pair that is missing, each further choice the one that adds most."""
-    for pair in itertools.islice(sorted(missing, key=sorted), TRIES):
+    wanted = Counter(choice for pair in missing for choice in pair)
+    ordered = sorted(missing, key=sorted)
+    for pair in ordered[:: max(1, len(ordered) // TRIES)]:
         row = dict(pair)
         for axis in axes:
             if axis[0][0] in row:
                 continue
             fitting = [choice for choice in axis if _possible(spec, {**row, choice[0]: choice[1]})]
             if fitting:
-                row |= [max(fitting, key=lambda c: _gain(row, c, missing))]
+                row |= [max(fitting, key=lambda c: (_gain(row, c, missing), wanted[c]))]
         if len(row) == len(axes):
             yield {axis[0][0]: row[axis[0][0]] for axis in axes}
 

@@ -44,8 +44,6 @@ class Travel:
     async def rollback(self, id: str, request: RollbackRequest, actor: str) -> Execution:
         """Puts an execution back, or forward, to a checkpoint; it is PAUSED then."""
         step = await self._place(id, request)
-        execution = await self._store.executions.get(id)
-        await self._check_files(execution, step)
         paused = False
         if request.pause:
             _, paused = await self._operating.at_rest(id, actor)
@@ -63,7 +61,6 @@ class Travel:
         """Makes executions that go on from a checkpoint; the same `fork_id`, the same ones."""
         source = await self._store.executions.get(id)
         step = await self._place(id, request)
-        await self._check_files(source, step)
         old = await self._operating.version_of(source)
         version = await self._version(source, request.version)
         field = "variant_config"
@@ -233,15 +230,6 @@ class Travel:
                     command="fork",
                 )
         return await self._store.executions.step(id, checkpoint)
-
-    async def _check_files(self, execution: Execution, step: Step) -> None:
-        """State and files go back together or not at all.
-
-        Raises:
-            NoConsistentFiles: Files are tracked, and none were kept there; names the nearest.
-        """
-        if (await self._operating.version_of(execution)).spec.tracking:
-            await self._store.files.manifest_at(execution.id, step.checkpoint_id)
 
     async def _version(self, execution: Execution, version: str | None) -> ProjectVersion:
         return await self._store.projects.get(execution.project, version or execution.version)

@@ -208,8 +208,8 @@ class Branches:
         async def work(conn: Connection) -> Execution:
             origin = await _origin(conn, await locked(conn, source), checkpoint_id, mode)
             cursor = await conn.execute(SQL["insert_fork"], {**params, "head_step": origin.step})
-            row = await cursor.fetchone()
-            if row is not None:
+            made = await cursor.fetchone()
+            if made is not None:
                 thread = await _branch(conn, id, origin, mode, "fork")
                 told = events.ExecutionForked(
                     source=source,
@@ -218,7 +218,7 @@ class Branches:
                     version=version.version,
                     binding=dict(binding),
                 )
-                await _tell(conn, actor, row, told, _branch_event(thread, origin, "fork"))
+                await _tell(conn, actor, made, told, _branch_event(thread, origin, "fork"))
             return await get_execution(conn, id)
 
         return await transact(self._db, work)
