@@ -355,7 +355,7 @@ def _with_leases(url: str | None, do: Callable[[Leases], Awaitable[None]]) -> No
     """Does this if the database answers; if not, leases run out by themselves."""
 
     async def work(url: str) -> None:
-        async with Database(url, size=1, name="wtb-shutdown") as db:
+        async with Database(url, size=1, name="wtb-shutdown", timeout=5.0) as db:
             await do(Leases(db))
 
     if url is not None:
