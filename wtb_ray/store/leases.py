@@ -141,8 +141,9 @@ class Leases:
     ) -> int:
         """Declares a runner dead and takes its executions back; gives how many there were.
 
-        They become PENDING, and suspect unless it was draining. One that ran alone, or has used up its attempts, fails;
-        one that was to stop is cancelled, one that was to pause is PAUSED. Burying what is dead, or has another epoch, does nothing.
+        They become PENDING, and suspect unless it was draining. One that ran alone, or has used up
+        its attempts, fails; one that was to stop is cancelled, one that was to pause is PAUSED.
+        Burying what is dead, or has another epoch, does nothing.
         """
 
         async def work(conn: Connection) -> int:
