@@ -74,6 +74,7 @@ class Controller:
         self.commands = Commands(store, ask=self.ask, wake=self.wake, register=self.do_register)
         self.asked: list[tuple[Any, ...]] = []
         self.runner: Callable[..., Awaitable[Any]] | None = None
+        self.describe: Callable[[ProjectSpec], Awaitable[Any]] | None = None
         self.waker: Callable[[], Awaitable[None]] | None = None
         self.board: Leaderboard | None = None
         self.failure: Exception | None = None
@@ -113,7 +114,8 @@ class Controller:
         return self.store.db.url
 
     async def do_register(self, spec: ProjectSpec, actor: str) -> ProjectVersion:
-        return await self.store.projects.register(spec, GRAPH, {}, actor=actor)
+        found = (GRAPH, {}) if self.describe is None else await self.describe(spec)
+        return await self.store.projects.register(spec, *found, actor=actor)
 
     async def do_execute(
         self, project: str, request: ExecuteRequest, actor: str, id: str | None = None

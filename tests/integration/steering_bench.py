@@ -42,8 +42,7 @@ class SteeringBench:
         self.commands = http.controller.commands
 
     async def register(self, spec: ProjectSpec = SPEC) -> ProjectVersion:
-        found = await asyncio.to_thread(graphs.describe, spec)
-        return await self.store.projects.register(spec, *found, actor="me")
+        return await self.http.controller.do_register(spec, "me")
 
     async def start(self, spec: ProjectSpec = SPEC, **request: Any) -> str:
         """A new execution of the newest version."""
@@ -111,6 +110,7 @@ async def steering(url: str, directory: Path) -> AsyncIterator[SteeringBench]:
             return await getattr(runners.runners[id], method)(*args)
 
         http.controller.runner = ask
+        http.controller.describe = lambda spec: asyncio.to_thread(graphs.describe, spec)
         http.controller.waker = scheduler.wake
         try:
             bench = SteeringBench(http, runners)

@@ -292,10 +292,6 @@ async def test_states_of_any_two_checkpoints_are_compared(bench: SteeringBench) 
 
 
 async def test_variants_are_added_deactivated_and_removed(bench: SteeringBench) -> None:
-    async def register(spec: Any, actor: str) -> Any:
-        return await bench.register(spec)
-
-    bench.commands._register = register
     path = "/workflows/line/nodes/second/variants"
     added = await bench.post(path, {"name": "soft", "params": {"mark": "~"}}, 201)
     assert added["spec"]["variants"]["second"]["soft"]["params"] == {"mark": "~"}

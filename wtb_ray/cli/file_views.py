@@ -1,13 +1,13 @@
 """Tables of files, changes and trash; names and texts of users cannot reach the terminal's controls."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from rich.console import RenderableType
 from rich.text import Text
 
 from wtb_ray import api
-from wtb_ray.cli.render import SHORT, facts, many, moment, nothing, table
+from wtb_ray.cli.render import SHORT, facts, flat, many, moment, nothing, table
 from wtb_ray.model import FileChange, FileEntry, TrashedFile
 
 SIGNS: Final = {"added": ("+", "green"), "removed": ("-", "red"), "changed": ("~", "yellow")}
@@ -58,11 +58,25 @@ def diff(page: api.FilesDiff) -> Iterator[RenderableType]:
         ]
     )
     yield Text()
-    yield changes(page.items)
+    if page.state:
+        yield state(page.state)
+    if page.items or not page.state:
+        yield changes(page.items)
     for item in page.items:
         if item.diff:
             yield Text()
             yield _lines(item.diff)
+
+
+def state(items: Mapping[str, api.StateChange]) -> RenderableType:
+    """Which channels changed, and how."""
+    made = table("", "channel", "before", "after", wrap=["channel", "before", "after"])
+    for channel, item in items.items():
+        sign, style = SIGNS[item.change]
+        before = "" if item.change == "added" else flat(item.before)
+        after = "" if item.change == "removed" else flat(item.after)
+        made.add_row(Text(sign, style), printable(channel), printable(before), printable(after))
+    return made
 
 
 def changes(items: Sequence[FileChange]) -> RenderableType:
