@@ -196,10 +196,9 @@ def _swapped(
 ) -> Flow[control.Outcome]:
     about: dict[str, Any] = {"execution_id": execution.id, "command": "swap"}
     request = control.SwapRequest(version=version.version, variant_config=dict(binding))
-    try:
-        found = yield from ask(steering_calls.swap(execution.id, request))
-    except errors.WTBError as e:
-        return control.Outcome(**about, ok=False, error=e.body())
+    found = yield from ask(steering_calls.tried(steering_calls.swap(execution.id, request)))
+    if isinstance(found, errors.WTBError):
+        return control.Outcome(**about, ok=False, error=found.body())
     return control.Outcome(**about, ok=True, executions=[found])
 
 

@@ -1,18 +1,21 @@
 """Requests of control, history and time travel: said once, without I/O, like `calls`."""
 
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import httpx
 from pydantic import BaseModel
 
-from wtb_ray import api, control
+from wtb_ray import api, control, errors
 from wtb_ray.model import Batch, Execution, Frozen, ProjectVersion
-from wtb_ray.sdk.calls import REGISTER_TIMEOUT_S, Call, answered, get, quoted, send
+from wtb_ray.sdk.calls import REGISTER_TIMEOUT_S, Call, answered, error_of, get, quoted, send
 
 Result = TypeVar("Result")
 
 COMMAND_TIMEOUT_S = 60.0
 """Ten seconds for the command itself, and the start of a runner where it needs one."""
+
+
+REFUSALS: Final = frozenset({403, 404, 409, 422})
 
 
 class _Nothing(Frozen):
@@ -41,6 +44,15 @@ def _operating(
 
     call = _command(method, path, body, kind)
     return Call(**{**vars(call), "parse": parse})
+
+
+def tried(call: Call[Result]) -> Call[Result | errors.WTBError]:
+    """The same call, with a refusal as its answer."""
+
+    def parse(response: httpx.Response) -> Result | errors.WTBError:
+        return call.parse(response) if response.is_success else error_of(response)
+
+    return Call(**{**vars(call), "parse": parse, "accepts": REFUSALS})
 
 
 def operation(id: str) -> Call[control.Operation]:
