@@ -60,6 +60,8 @@ class Settings(BaseSettings):
     """Most processes of a pool that are kept for paused executions with a process of their own."""
     drain_grace_s: PositiveFloat = 10.0
     """How long executions may go on to their next boundary when their runner is to end."""
+    command_memory_s: PositiveFloat = 7 * 86_400.0
+    """How long idempotency keys, ended operations and rows of dead runners are remembered."""
     idle_pool_s: PositiveFloat = 300.0
     """A pool without work is closed after this time."""
     infrastructure_retries: PositiveInt = 5

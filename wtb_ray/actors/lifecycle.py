@@ -30,6 +30,7 @@ from wtb_ray.workspaces import Workspaces
 log = logging.getLogger(__name__)
 
 TICK_S: Final = 0.5
+PRUNE_S: Final = 3600.0
 PARK_S: Final = 1.0
 PARKED_AT_ONCE: Final = 32
 PARKING_TIMEOUT_S: Final = 60.0
@@ -77,6 +78,7 @@ class ActorLifecycle:
             self._again_and_again(self._round, TICK_S, "reap"),
             self._again_and_again(self._sweep, sweep_s, "sweep"),
             self._again_and_again(self._park, PARK_S, "park"),
+            self._again_and_again(self._prune, PRUNE_S, "prune"),
         )
 
     async def _again_and_again(
@@ -93,6 +95,9 @@ class ActorLifecycle:
 
     async def _sweep(self) -> None:
         await sweep_host(self._settings, self._db, actor=ACTOR)
+
+    async def _prune(self) -> None:
+        await self._store.retention.prune(self._settings.command_memory_s)
 
     async def _park(self) -> None:
         """Gives back what paused executions have held for long, or hold in vain."""

@@ -18,6 +18,7 @@ from wtb_ray.store.leases import Leases
 from wtb_ray.store.operations import Operations
 from wtb_ray.store.parking import Parkings
 from wtb_ray.store.projects import Projects
+from wtb_ray.store.retention import Retention
 
 
 class Store:
@@ -37,4 +38,5 @@ class Store:
         self.leases = Leases(db)
         self.events = Events(db)
         self.idempotency = Idempotency(db)
+        self.retention = Retention(db)
         self.audit = Audit(db)

@@ -18,6 +18,7 @@ FILES: Final = (
     "leases",
     "events",
     "idempotency",
+    "retention",
 )
 
 SQL: Final[dict[str, LiteralString]] = {
