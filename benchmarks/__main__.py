@@ -12,7 +12,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from benchmarks import common, files, growth, startup, throughput, waiting
+from benchmarks import common, control, files, growth, parking, startup, throughput, waiting
 
 Measure = Callable[[argparse.Namespace], tuple[dict[str, Any], list[common.Target]]]
 
@@ -30,6 +30,10 @@ MEASURES: dict[str, Measure] = {
         repeats=options.repeats or (3 if options.quick else 9),
         many=20_000 if options.quick else 100_000,
     ),
+    "control": lambda options: control.run(
+        repeats=options.repeats or (10 if options.quick else 40)
+    ),
+    "parking": lambda options: parking.run(repeats=options.repeats or (5 if options.quick else 20)),
     "growth": lambda options: growth.run(executions=2500 if options.quick else 5000),
 }
 
