@@ -6,4 +6,4 @@ import pytest
 @pytest.fixture
 def kills(request: pytest.FixtureRequest) -> int:
     """How many processes a campaign kills."""
-    return 40 if request.config.getoption("--chaos") == "long" else 4
+    return 200 if request.config.getoption("--chaos") == "long" else 4

@@ -1,4 +1,7 @@
-"""Random processes die at random moments while batches run: same results, nothing lost, nothing double."""
+"""Random processes die at random moments while batches run and executions travel in time.
+
+Same results, nothing lost, nothing double, no history torn.
+"""
 
 import os
 import random
@@ -10,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.chaos.travels import Travels
 from tests.cluster.test_faults import ROOT, SCORERS, cases, undisturbed
 from tests.stack import Stack
 from wtb_ray import errors
@@ -41,23 +45,39 @@ def test_random_kills_change_no_result(
     chance = random.Random(SEED)
     bench.register_project(WorkflowProject(name="faults", graph_factory="faulty:graph", root=ROOT))
     killed: Counter[str] = Counter()
+    commands: Counter[str] = Counter()
     while killed.total() < kills:
         trace = tmp_path / f"trace-{killed.total()}"
         batch = _started(bench, trace)
+        travels = Travels(bench, stack, chance, trace)
+        for _ in range(3):
+            travels.start()
         for _ in range(min(2, kills - killed.total())):
-            time.sleep(chance.uniform(0.05, 1.5))  # the moment of death is the point
-            kind = chance.choice(["runner", *victims(stack)])
-            pids = victims(stack)[kind]
-            if pids:
-                try:
-                    psutil.Process(chance.choice(pids)).send_signal(signal.SIGKILL)
-                    killed[kind] += 1
-                except psutil.NoSuchProcess:
-                    continue
+            for _ in range(chance.randint(1, 4)):
+                time.sleep(chance.uniform(0.0, 0.4))  # the moment is the point
+                travels.command()
+            _kill(stack, chance, killed)
+        for _ in range(3):
+            travels.command()
         undisturbed(batch.wait(timeout=180), trace, CELLS)
         _exactly_once(stack, batch.id)
+        travels.finish()
+        travels.check()
+        commands += travels.commands
     assert bench.verify_audit().intact
-    print(f"seed {SEED}: killed {dict(killed)}")
+    print(f"seed {SEED}: killed {dict(killed)}, done {dict(commands)}")
+
+
+def _kill(stack: Stack, chance: random.Random, killed: Counter[str]) -> None:
+    time.sleep(chance.uniform(0.05, 1.5))  # the moment of death is the point
+    found = victims(stack)
+    kind = chance.choice(["runner", *found])
+    if found[kind]:
+        try:
+            psutil.Process(chance.choice(found[kind])).send_signal(signal.SIGKILL)
+            killed[kind] += 1
+        except psutil.NoSuchProcess:
+            return
 
 
 def _started(bench: WTBTestBench, trace: Path) -> Batch:
