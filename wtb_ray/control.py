@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from wtb_ray.api import Checkpoint
 from wtb_ray.model import Execution, Frozen, ProjectVersion, VariantSpec
-from wtb_ray.states import ExecutionStatus
+from wtb_ray.states import ExecutionStatus, PauseStrategy
 
 Mode = Literal["clean", "as_it_stands"]
 Where = Literal["entry", "exit"]
@@ -24,6 +24,10 @@ class PauseRequest(Frozen):
     """Optional body of `POST executions/{id}/pause`."""
 
     reason: str | None = Field(default=None, max_length=1000)
+    strategy: PauseStrategy | None = None
+    """What it keeps meanwhile; null: chosen by how long that will be."""
+    expected_s: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """How long it will be paused; null: nobody knows."""
 
 
 class StateRequest(Frozen):

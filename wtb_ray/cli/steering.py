@@ -12,7 +12,7 @@ from wtb_ray.cli.run import show as show_state
 from wtb_ray.cli.terminal import EXIT_FAILED, answer
 from wtb_ray.sdk import Execution, WTBTestBench, calls, steering
 from wtb_ray.sdk.steering import StateOptions
-from wtb_ray.states import ExecutionStatus
+from wtb_ray.states import ExecutionStatus, PauseStrategy
 
 app = typer.Typer()
 
@@ -104,13 +104,25 @@ def show(execution: ExecutionId, as_json: options.AsJson = False, url: options.U
 def pause(
     execution: ExecutionId,
     reason: Reason = None,
+    strategy: Annotated[
+        PauseStrategy | None,
+        typer.Option("--strategy", case_sensitive=False, help="What it keeps meanwhile."),
+    ] = None,
+    expected: Annotated[
+        float | None,
+        typer.Option(
+            "--expected", min=0, metavar="SECONDS", help="For how long; the strategy follows."
+        ),
+    ] = None,
     no_wait: NoWait = False,
     as_json: options.AsJson = False,
     url: options.Url = None,
 ) -> None:
     """Pause an execution after its present step."""
     with options.connect(url) as bench:
-        found = bench.pause(execution, reason, wait=not no_wait)
+        found = bench.pause(
+            execution, reason, wait=not no_wait, strategy=strategy, expected_s=expected
+        )
     _answer(found, as_json)
 
 

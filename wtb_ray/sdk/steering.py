@@ -73,8 +73,10 @@ def _shown(info: ExecutionInfo, wait: bool, timeout: float | None) -> Flow[Execu
     return (yield from flows.with_state(info))
 
 
-def pause(id: str, reason: str | None, wait: bool, timeout: float | None) -> Flow[Execution]:
-    return moved(steering_calls.pause(id, reason), wait, timeout)
+def pause(id: str, wait: bool, timeout: float | None, **request: Any) -> Flow[Execution]:
+    """`request` as of `control.PauseRequest`."""
+    wanted = made(control.PauseRequest, **_given(request))
+    return moved(steering_calls.pause(id, wanted), wait, timeout)
 
 
 def resume(id: str, wait: bool, timeout: float | None, **request: Any) -> Flow[Execution]:

@@ -30,10 +30,19 @@ class AsyncSteering(abc.ABC):
         """The result of several calls and of the pauses between them."""
 
     async def pause(
-        self, id: str, reason: str | None = None, wait: bool = True, timeout: float | None = None
+        self,
+        id: str,
+        reason: str | None = None,
+        wait: bool = True,
+        timeout: float | None = None,
+        strategy: str | None = None,
+        expected_s: float | None = None,
     ) -> Execution:
         """Pause an execution: at once when it waits, after its present step when it runs; see `WTBTestBench.pause`."""
-        return await self.flow(steering.pause(id, reason, wait, timeout))
+        flow = steering.pause(
+            id, wait, timeout, reason=reason, strategy=strategy, expected_s=expected_s
+        )
+        return await self.flow(flow)
 
     async def resume(
         self,

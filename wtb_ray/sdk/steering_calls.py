@@ -59,8 +59,8 @@ def operation(id: str) -> Call[control.Operation]:
     return get(f"/operations/{quoted(id)}", control.Operation)
 
 
-def pause(id: str, reason: str | None) -> Call[Execution]:
-    return _command("POST", _of(id, "pause"), control.PauseRequest(reason=reason), Execution)
+def pause(id: str, request: control.PauseRequest) -> Call[Execution]:
+    return _command("POST", _of(id, "pause"), request, Execution)
 
 
 def resume(id: str, request: control.ResumeRequest) -> Call[Execution | control.Operation]:

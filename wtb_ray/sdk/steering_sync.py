@@ -29,18 +29,29 @@ class Steering(abc.ABC):
         """The result of several calls and of the pauses between them."""
 
     def pause(
-        self, id: str, reason: str | None = None, wait: bool = True, timeout: float | None = None
+        self,
+        id: str,
+        reason: str | None = None,
+        wait: bool = True,
+        timeout: float | None = None,
+        strategy: str | None = None,
+        expected_s: float | None = None,
     ) -> Execution:
         """Pause an execution: at once when it waits, after its present step when it runs.
 
         Args:
             wait: Return when it has paused, or ended meanwhile.
             timeout: Seconds to wait at most.
+            strategy: `hot`, `warm` or `cold`: what it keeps meanwhile.
+            expected_s: How long it will be paused; the strategy is chosen by it.
 
         Raises:
             InvalidTransition: It neither waits nor runs.
         """
-        return self.flow(steering.pause(id, reason, wait, timeout))
+        flow = steering.pause(
+            id, wait, timeout, reason=reason, strategy=strategy, expected_s=expected_s
+        )
+        return self.flow(flow)
 
     def resume(
         self,

@@ -23,6 +23,7 @@ from wtb_ray.control import (
     NewVariant,
     Operation,
     Outcomes,
+    PauseRequest,
     ResumeRequest,
     RetryRequest,
     RollbackRequest,
@@ -55,9 +56,15 @@ class Commands:
         self._operating = Operating(store, ask, wake)
         self._travel = Travel(self._operating)
 
-    async def pause(self, id: str, reason: str | None, actor: str) -> Execution:
+    async def pause(self, id: str, request: PauseRequest, actor: str) -> Execution:
         """Pauses an execution at once, or at its next boundary where it runs."""
-        return await self._store.control.pause(id, actor=actor, reason=reason)
+        return await self._store.control.pause(
+            id,
+            actor=actor,
+            reason=request.reason,
+            strategy=request.strategy,
+            expected_s=request.expected_s,
+        )
 
     async def resume(self, id: str, request: ResumeRequest, actor: str) -> Execution | Operation:
         """Sends a paused execution on, with another state or with answers."""

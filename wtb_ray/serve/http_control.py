@@ -40,8 +40,8 @@ async def pause_execution(
     execution_id: str, here: Here, actor: Actor, request: PauseRequest | None = None
 ) -> Execution:
     """Pauses an execution: at once when it waits, at its next boundary when it runs."""
-    reason = request.reason if request else None
-    execution: Execution = await here.command("pause", execution_id, reason, actor)
+    wanted = request or PauseRequest()
+    execution: Execution = await here.command("pause", execution_id, wanted, actor)
     return execution
 
 
