@@ -27,7 +27,7 @@ WITH RECURSIVE chain AS (
     WHERE p.manifest IS NOT NULL
     ORDER BY p.checkpoint_id, c.depth, p.seq DESC
 )
-SELECT s.checkpoint_id, s.step, coalesce(p.manifest, s.manifest) AS manifest
+SELECT s.checkpoint_id, s.step, s.source, coalesce(p.manifest, s.manifest) AS manifest
 FROM chain c
 JOIN steps s ON s.thread_id = c.thread_id AND (c.last_step IS NULL OR s.step <= c.last_step)
 LEFT JOIN point p ON p.checkpoint_id = s.checkpoint_id

@@ -18,6 +18,8 @@ from wtb_ray.store.events import Entry, append_many
 from wtb_ray.store.sql import SQL
 from wtb_ray.store.transactions import in_order, transact
 
+CHANGED: Final = "update"
+"""The source of checkpoints that a user made by changing the state."""
 MOVING: Final = frozenset({ExecutionStatus.PENDING, ExecutionStatus.RUNNING})
 """Statuses in which the files of an execution are a runner's, or about to be."""
 
@@ -56,6 +58,7 @@ class Kept(NamedTuple):
 
     checkpoint_id: str
     step: int
+    source: str
     manifest: str | None
 
 
@@ -243,6 +246,8 @@ async def _history(
     if place is None:
         chain = await _chain(conn, await _abandoned(conn, execution_id, checkpoint_id))
         place = _place(chain, checkpoint_id) or 0
+    while chain[place].source == CHANGED and chain[place].manifest is None:
+        place += 1  # a change of state leaves the files as they were
     if chain[place].manifest is None:
         raise _none_kept(chain, place)
     return chain[place], chain[place + 1 :]
