@@ -22,6 +22,19 @@ async def test_an_execution_is_stepped_and_resumed(bench: SteeringBench) -> None
     assert await bench.done(id) == ["first", "second", "third"]
 
 
+async def test_the_same_key_does_a_command_once(bench: SteeringBench) -> None:
+    id = await bench.paused("before:first")
+    path, key = f"/api/v1/executions/{id}/step", {"Idempotency-Key": "k1"}
+    first = await bench.http.client.post(path, json={}, headers=key)
+    await bench.rest(id)
+    again = await bench.http.client.post(path, json={}, headers=key)
+    assert (again.status_code, again.json()) == (first.status_code, first.json())
+    assert again.headers["Idempotent-Replayed"] == "true"
+    assert await bench.done(id) == ["first"]
+    other = await bench.http.client.post(path, json={"x": 1}, headers=key)
+    assert (other.status_code, other.json()["error"]["code"]) == (409, "idempotency_conflict")
+
+
 async def test_a_running_execution_pauses_after_its_step(bench: SteeringBench) -> None:
     gate = steered.GATES["pauses"] = asyncio.Event()
     id = await bench.start(initial_state={"gate": "pauses"})

@@ -115,7 +115,7 @@ class Retry:
             return None
         # 429 was not even looked at; a command answered with 503 may cost a lot to repeat.
         again = status == 429 or (status in self.AGAIN and call.method != "POST")
-        if self._lost and call.method == "POST" and status == 409:
+        if self._lost and "Idempotency-Key" in call.headers and status == 409:
             # The command whose answer was lost is still being carried out under this key.
             again = error_of(response).code == errors.Conflict.code
         return self._next() if again else None
