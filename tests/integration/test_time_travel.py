@@ -311,6 +311,35 @@ async def test_places_without_files_are_refused(travel: TravelBench) -> None:
     assert await travel.files(done.id) == {}
 
 
+@pytest.mark.parametrize("few", [None, 2])
+async def test_a_changed_state_keeps_its_files(travel: TravelBench, few: int | None) -> None:
+    tracked = {"file_tracking": FileTrackingConfig(max_snapshots=few)}
+    version = await travel.register("tests.travels:files", **tracked)
+    id = await travel.create(version, K, breakpoints=("after:b",))
+    await travel.go(id)
+    runner = await travel.runner(version.version)
+    changed = await runner.change_state(id, {"trail": ["me"]}, None, False, "me")
+    place = str(changed.head)
+    assert await travel.files(id, place) == tree("ab")
+    done = await travel.resume(id)
+    assert (done.status, RAN["k"]) == (E.COMPLETED, [*"abcd"])
+    if few is not None:  # those of step 2 are gone by now
+        with pytest.raises(errors.NoConsistentFiles):
+            await travel.branches.roll_back(id, place, actor="me")
+        return
+    await travel.branches.roll_back(id, place, actor="me")
+    assert await travel.files(id) == tree("ab")
+    assert (await travel.state(id))["trail"] == ["aa", "bab", "me"]
+    assert (await travel.resume(id)).status == E.COMPLETED
+    assert await travel.files(id) == tree("abcd")
+    assert [s.source for s in await travel.steps(id)] == [
+        "input",
+        *["loop"] * 3,
+        "update",
+        *["loop"] * 2,
+    ]
+
+
 async def test_a_cell_of_an_ended_batch_is_forked_not_rolled_back(travel: TravelBench) -> None:
     version = await travel.register("tests.travels:line")
     done = await travel.run(version, K)
