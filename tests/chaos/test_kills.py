@@ -53,8 +53,8 @@ def test_random_kills_change_no_result(
         for _ in range(3):
             travels.start()
         for _ in range(min(2, kills - killed.total())):
-            for _ in range(chance.randint(1, 4)):
-                time.sleep(chance.uniform(0.0, 0.4))  # the moment is the point
+            for _ in range(chance.randint(3, 8)):
+                time.sleep(chance.uniform(0.0, 0.25))  # the moment is the point
                 travels.command()
             _kill(stack, chance, killed)
         for _ in range(3):
