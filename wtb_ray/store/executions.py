@@ -256,7 +256,8 @@ class Executions:
         """
 
         async def work(conn: Connection) -> Execution:
-            rows = await (await conn.execute(SQL["lock_executions"], {"ids": [id]})).fetchall()
+            cursor = await conn.execute(SQL["lock_executions"], {"ids": [id]})
+            rows = in_order(await cursor.fetchall())
             if not rows:
                 raise history.unknown_execution(id)
             legal(rows[0], "execution", "stop")

@@ -20,7 +20,7 @@ from wtb_ray.states import ExecutionStatus, PauseReason, Wanted
 from wtb_ray.store import parking, restore_points
 from wtb_ray.store.changes import Change, apply
 from wtb_ray.store.sql import SQL
-from wtb_ray.store.transactions import transact
+from wtb_ray.store.transactions import in_order, transact
 
 log = logging.getLogger(__name__)
 
@@ -119,10 +119,8 @@ async def _settle(
     conn: Connection, items: Sequence[Settlement], actor: str | None, max_attempts: int
 ) -> list[Exception | None]:
     ids = sorted({item.execution_id for item in items})
-    rows = {
-        row["id"]: row
-        for row in await (await conn.execute(SQL["lock_executions"], {"ids": ids})).fetchall()
-    }
+    cursor = await conn.execute(SQL["lock_executions"], {"ids": ids})
+    rows = {row["id"]: row for row in in_order(await cursor.fetchall())}
     answers: list[Exception | None] = []
     changes = []
     for item in items:
