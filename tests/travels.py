@@ -21,6 +21,8 @@ Builder = StateGraph[Any, Any, Any, Any]
 
 RAN: defaultdict[str, list[str]] = defaultdict(list)
 """What ran, by the key in the state."""
+ENDED: defaultdict[str, list[str]] = defaultdict(list)
+"""What of it has come to its end, where somebody waits for that."""
 HELD: set[tuple[str, str]] = set()
 """Nodes that wait, by key and name, as long as they are in here."""
 PATIENCE_S = 60.0
@@ -120,6 +122,7 @@ def filing(name: str) -> Any:
             f.write(name)
         (here / f"{name}.txt").write_text(wtb_ray.params().get("mark", name))
         await holding(state, name)
+        ENDED[state["key"]].append(name)
         return {"trail": [name + (here / "all.txt").read_text()]}
 
     return run
@@ -183,9 +186,9 @@ def failing() -> Builder:
         ran(state, "fail")
         (wtb_ray.workspace() / "fail.txt").write_text("half")
         if RAN[state["key"]].count("fail") == 1:
-            while "quick" not in RAN[state["key"]]:
+            while "quick" not in ENDED[state["key"]]:
                 await asyncio.sleep(0.005)
-            await asyncio.sleep(0.05)  # quick ends at its own place, not by this one's error
+            await asyncio.sleep(0.05)  # until LangGraph has taken notice of it, too
             raise ValueError("not yet")
         return {"trail": ["fail"]}
 

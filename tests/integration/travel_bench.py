@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest_asyncio
 
-from tests.travels import HELD, RAN
+from tests.travels import ENDED, HELD, RAN
 from wtb_ray import graphs, manifests
 from wtb_ray.actors.runner import VariantRunner
 from wtb_ray.db import Database
@@ -205,6 +205,7 @@ async def travel(url: str, tmp_path: Path) -> AsyncIterator[TravelBench]:
     """The bench on a fresh database; no node holds and none has run."""
     HELD.clear()
     RAN.clear()
+    ENDED.clear()
     async with TravelBench.open(url, tmp_path) as bench:
         yield bench
     HELD.clear()
