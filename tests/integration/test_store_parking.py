@@ -113,6 +113,9 @@ async def test_a_strategy_is_remembered_until_the_pause_and_no_longer(bench: Sto
     assert await asked(made.id) is P.WARM
     await control.pause(made.id, strategy="cold", expected_s=600, actor="me")
     assert await asked(made.id) is P.COLD, "the last word counts"
+    await control.withdraw_pause(made.id, actor="me")
+    assert await asked(made.id) is None
+    await control.pause(made.id, strategy="cold", actor="me")
     await bench.store.leases.bury("r1", 1, "died", actor="l")
     assert (await bench.store.executions.get(made.id)).status == E.PAUSED
     assert await asked(made.id) is P.COLD

@@ -100,6 +100,8 @@ class Control:
             row = await locked(conn, id)
             if row["status"] == ExecutionStatus.RUNNING and row["wanted"] == Wanted.PAUSE:
                 await conn.execute(SQL["want"], {"id": id, "wanted": "run", "reason": None})
+                nothing = {"id": id, "strategy": None, "expected_s": None}
+                await conn.execute(SQL["set_strategy"], nothing)
                 await _tell(conn, actor, row, events.PauseWithdrawn())
             return await get_execution(conn, id)
 
