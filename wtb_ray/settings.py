@@ -8,6 +8,8 @@ from typing import Annotated, ClassVar, Final, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from wtb_ray import __version__
+
 MOST_RUNNERS: Final = 16
 """Runners of a pool unless more are asked for: each holds some database connections."""
 
@@ -118,6 +120,6 @@ class Settings(BaseSettings):
 
 
 def configuration(settings: Settings, url: str) -> str:
-    """A digest of what an actor was made with; it tells nothing of the values."""
-    text = f"{url} {settings.model_dump_json()} {','.join(settings.audit_keys())}"
+    """A digest of what an actor was made with, the bench's version included; it tells no values."""
+    text = f"{__version__} {url} {settings.model_dump_json()} {','.join(settings.audit_keys())}"
     return hashlib.sha256(text.encode()).hexdigest()
