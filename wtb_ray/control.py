@@ -41,6 +41,14 @@ class StateRequest(Frozen):
     """Overwrite the channels instead of reducing into them."""
 
 
+class StopRequest(Frozen):
+    """Body of `POST executions/{id}/stop`."""
+
+    reason: str | None = None
+    kill: bool = False
+    """Cancel it at once, whatever its nodes are doing."""
+
+
 class ResumeRequest(Frozen):
     """Optional body of `POST executions/{id}/resume`."""
 

@@ -149,9 +149,6 @@ class Controller:
             spec, version, names, places, recursion_limit=25, actor=actor, id=id
         )
 
-    async def do_stop(self, id: str, reason: str | None, actor: str) -> Execution:
-        return await self.store.executions.request_stop(id, actor=actor, reason=reason)
-
     async def do_restore_trash(
         self, id: str, request: TrashRestoreRequest, actor: str
     ) -> RestoredTrash:

@@ -48,6 +48,27 @@ async def test_back_to_a_node_and_forward_again(bench: SteeringBench) -> None:
     assert (await bench.types(id)).count("execution.rolled_back") == 2
 
 
+async def test_reset_goes_back_to_the_input(bench: SteeringBench) -> None:
+    id = await completed(bench)
+    back = await bench.post(f"/executions/{id}/reset", {})
+    assert (back["status"], back["head_step"]) == ("PAUSED", 0)
+    assert await bench.done(id) == []
+    await bench.post(f"/executions/{id}/resume", {})
+    assert (await bench.rest(id))["status"] == "COMPLETED"
+    assert await bench.done(id) == ["first", "second", "third"]
+
+
+async def test_kill_waits_for_no_node(bench: SteeringBench) -> None:
+    steered.GATES["kill"] = asyncio.Event()
+    id = await bench.start(initial_state={"gate": "kill"})
+    await bench.at(id, "second")
+    killed = await bench.post(f"/executions/{id}/stop", {"kill": True, "reason": "enough"}, 202)
+    assert (killed["status"], killed["reason"]) == ("CANCELLED", "enough")
+    steered.GATES["kill"].set()
+    error = await bench.refused("POST", f"/executions/{id}/stop", {"kill": True}, 409)
+    assert error["details"]["state"] == "CANCELLED"
+
+
 async def test_what_runs_is_rolled_back_when_asked_to(bench: SteeringBench) -> None:
     gate = steered.GATES["back"] = asyncio.Event()
     id = await bench.start(initial_state={"gate": "back"})

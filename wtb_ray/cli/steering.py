@@ -268,12 +268,21 @@ def _only_question(bench: WTBTestBench, execution: str) -> str:
 def stop(
     execution: ExecutionId,
     reason: Reason = None,
+    kill: Annotated[bool, typer.Option("--kill", help="At once, whatever its nodes do.")] = False,
     as_json: options.AsJson = False,
     url: options.Url = None,
 ) -> None:
     """Stop an execution for good; nodes that do not end are left behind."""
     with options.connect(url) as bench:
-        found = bench.stop(execution, reason)
+        found = bench.stop(execution, reason, kill)
+    _answer(found, as_json)
+
+
+@app.command()
+def reset(execution: ExecutionId, as_json: options.AsJson = False, url: options.Url = None) -> None:
+    """Put an execution back to its input, in a clean workspace; its history stays."""
+    with options.connect(url) as bench:
+        found = bench.reset(execution)
     _answer(found, as_json)
 
 

@@ -106,9 +106,9 @@ class AsyncTestBench(AsyncSteering):
             flows.listed(lambda a, n: calls.executions(a, n, project=name), limit)
         )
 
-    async def stop(self, id: str, reason: str | None = None) -> Execution:
-        """Stop an execution: at once, or at its next step when it is running."""
-        return await self.flow(flows.stop(id, reason))
+    async def stop(self, id: str, reason: str | None = None, kill: bool = False) -> Execution:
+        """Stop an execution: when it is running, at its next step; with `kill`, at once."""
+        return await self.flow(flows.stop(id, reason, kill))
 
     async def files(
         self, id: str, checkpoint: str | None = None, prefix: str = ""

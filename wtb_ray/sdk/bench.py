@@ -129,9 +129,9 @@ class WTBTestBench(Steering):
         name = project_name(project)
         return self.flow(flows.listed(lambda a, n: calls.executions(a, n, project=name), limit))
 
-    def stop(self, id: str, reason: str | None = None) -> Execution:
-        """Stop an execution: at once, or at its next step when it is running."""
-        return self.flow(flows.stop(id, reason))
+    def stop(self, id: str, reason: str | None = None, kill: bool = False) -> Execution:
+        """Stop an execution: when it is running, at its next step; with `kill`, at once."""
+        return self.flow(flows.stop(id, reason, kill))
 
     def files(
         self, id: str, checkpoint: str | None = None, prefix: str = ""

@@ -15,7 +15,7 @@ import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
-from wtb_ray import __version__, api, errors
+from wtb_ray import __version__, api, control, errors
 from wtb_ray.model import Batch, Execution, ProjectSpec, ProjectVersion, TrashedFile, digest, new_id
 from wtb_ray.sdk.downloads import check_digest, unquoted
 
@@ -295,8 +295,9 @@ def checkpoints(id: str, after: str | None, limit: int = PAGE) -> Call[api.Page[
     return get(f"/executions/{quoted(id)}/checkpoints", kind, after=after, limit=limit)
 
 
-def stop(id: str, reason: str | None = None) -> Call[Execution]:
-    return _post(f"/executions/{quoted(id)}/stop", api.StopRequest(reason=reason), Execution)
+def stop(id: str, reason: str | None = None, kill: bool = False) -> Call[Execution]:
+    request = control.StopRequest(reason=reason, kill=kill)
+    return _post(f"/executions/{quoted(id)}/stop", request, Execution)
 
 
 def files(

@@ -135,9 +135,9 @@ def waited(id: str, timeout: float | None) -> Flow[Execution]:
     return (yield from with_state(info))
 
 
-def stop(id: str, reason: str | None) -> Flow[Execution]:
+def stop(id: str, reason: str | None, kill: bool) -> Flow[Execution]:
     """Stop an execution, and what it has become by that."""
-    info = yield from ask(calls.stop(id, reason))
+    info = yield from ask(calls.stop(id, reason, kill))
     return (yield from with_state(info))
 
 

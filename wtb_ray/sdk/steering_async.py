@@ -117,6 +117,10 @@ class AsyncSteering(abc.ABC):
         """Run one node on a state, by default the newest one; nothing moves."""
         return await self.flow(steering.execute_node(id, node, state))
 
+    async def reset(self, id: str) -> Execution:
+        """Put an execution back to its input, in a clean workspace; see `WTBTestBench.reset`."""
+        return await self.flow(steering.moved(steering_calls.reset(id), False, None))
+
     async def rollback(
         self, id: str, checkpoint_id: str, *, pause: bool = False, mode: control.Mode = "clean"
     ) -> Execution:

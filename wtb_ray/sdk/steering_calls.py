@@ -102,6 +102,10 @@ def execute_node(
     return _operating("POST", path, request, api.NodeOutcome)
 
 
+def reset(id: str) -> Call[Execution]:
+    return _command("POST", _of(id, "reset"), _Nothing(), Execution)
+
+
 def rollback(id: str, request: control.RollbackRequest) -> Call[Execution]:
     return _command("POST", _of(id, "rollback"), request, Execution)
 

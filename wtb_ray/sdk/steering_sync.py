@@ -154,6 +154,14 @@ class Steering(abc.ABC):
         """Run one node on a state, by default the newest one; nothing moves."""
         return self.flow(steering.execute_node(id, node, state))
 
+    def reset(self, id: str) -> Execution:
+        """Put an execution back to its input, in a clean workspace; it is PAUSED then.
+
+        Raises:
+            InvalidTransition: It runs or has not begun.
+        """
+        return self.flow(steering.moved(steering_calls.reset(id), False, None))
+
     def rollback(
         self, id: str, checkpoint_id: str, *, pause: bool = False, mode: control.Mode = "clean"
     ) -> Execution:

@@ -28,6 +28,7 @@ from wtb_ray.control import (
     RetryRequest,
     RollbackRequest,
     StateRequest,
+    StopRequest,
     SwapRequest,
 )
 from wtb_ray.model import Batch, Execution, ProjectSpec, ProjectVersion, VariantSpec
@@ -180,6 +181,15 @@ class Commands:
     async def rollback(self, id: str, request: RollbackRequest, actor: str) -> Execution:
         """See `Travel.rollback`."""
         return await self._travel.rollback(id, request, actor)
+
+    async def stop(self, id: str, request: StopRequest, actor: str) -> Execution:
+        """Stops an execution at its next boundary when it runs; kills it when that is wanted."""
+        stop = self._store.control.kill if request.kill else self._store.executions.request_stop
+        return await stop(id, actor=actor, reason=request.reason)
+
+    async def reset(self, id: str, actor: str) -> Execution:
+        """Puts an execution back to its input; it is PAUSED then."""
+        return await self._store.branches.reset(id, actor=actor)
 
     async def fork(
         self, id: str, request: ForkRequest, actor: str, fork_id: str | None

@@ -12,13 +12,11 @@ from typing import Any
 
 import ray
 
-from wtb_ray import cluster, errors, files, plan, requests, scoring, telemetry
+from wtb_ray import cluster, errors, plan, requests, scoring, telemetry
 from wtb_ray.api import (
     BatchTestRequest,
     ExecuteRequest,
     Leaderboard,
-    RestoredTrash,
-    TrashRestoreRequest,
 )
 from wtb_ray.db import Database
 from wtb_ray.model import (
@@ -176,18 +174,6 @@ class ExecutionController(Commands):
             if r.status == "READY" and not r.solo and await self._runners.alive(r.id):
                 return r.id
         return await self._runners.spawn(version.spec)
-
-    async def stop(self, execution_id: str, reason: str | None, actor: str) -> Execution:
-        """Stops an execution at once, or at its next boundary when it is running."""
-        return await self._store.executions.request_stop(execution_id, actor=actor, reason=reason)
-
-    async def restore_trash(
-        self, execution_id: str, request: TrashRestoreRequest, actor: str
-    ) -> RestoredTrash:
-        """Brings files back that a restore displaced; they are there when the execution goes on."""
-        return await files.restore_trash(
-            self._store, self._objects, execution_id, request, actor=actor
-        )
 
     async def stop_batch(self, batch_id: str, reason: str | None, actor: str) -> Batch:
         """Stops a batch: waiting cells now, running ones at their next boundary."""

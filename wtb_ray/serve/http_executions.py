@@ -4,7 +4,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from wtb_ray.api import Checkpoint, Page, StateView, StopRequest
+from wtb_ray.api import Checkpoint, Page, StateView
+from wtb_ray.control import StopRequest
 from wtb_ray.model import Execution
 from wtb_ray.serve.context import Context
 from wtb_ray.serve.http_requests import Actor, After, CommandRoute, Here, Limit, shown, sliced
@@ -19,9 +20,9 @@ reads = APIRouter(prefix="/executions", tags=["executions"])
 async def stop_execution(
     execution_id: str, here: Here, actor: Actor, request: StopRequest | None = None
 ) -> Execution:
-    """Stops an execution: at once when it waits, at its next boundary when it runs."""
-    reason = request.reason if request else None
-    execution: Execution = await here.command("stop", execution_id, reason, actor)
+    """Stops an execution: at once when it waits or is killed, else at its next boundary."""
+    wanted = request or StopRequest()
+    execution: Execution = await here.command("stop", execution_id, wanted, actor)
     return execution
 
 

@@ -41,6 +41,13 @@ async def roll_back_execution(
     return execution
 
 
+@commands.post("/{execution_id}/reset")
+async def reset_execution(execution_id: str, here: Here, actor: Actor) -> Execution:
+    """Puts an execution back to its input, in a clean workspace; its history stays."""
+    execution: Execution = await here.command("reset", execution_id, actor)
+    return execution
+
+
 @commands.post("/{execution_id}/fork", status_code=201)
 async def fork_execution(
     execution_id: str,
