@@ -19,7 +19,7 @@ demo: install
 	$(BIN)/wtb demo rag
 
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2
 
 lint: install
 	$(BIN)/ruff check .

@@ -3,8 +3,10 @@
 import os
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.stack import bench, stack
 from wtb_ray.model import RUNNER_ENV
@@ -16,18 +18,25 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("LANGGRAPH_STRICT_MSGPACK", "true")
 
 
+NEED_RAY = ("tests/cluster/", "tests/chaos/test_kills.py")
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--chaos=long` runs whole campaigns instead of their short forms."""
     parser.addoption("--chaos", choices=["short", "long"], default="short")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything that needs a Ray of its own runs in one worker: a machine has room for one."""
-    for item in items:
-        needs_ray = "cluster" in item.path.parts or "stack" in getattr(item, "fixturenames", ())
-        if needs_ray:
-            item.add_marker(pytest.mark.xdist_group("ray"))
+class OneRay(LoadScopeScheduling):  # type: ignore[misc]
+    """Tests that need a Ray go to one worker, the others to whoever is free."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "ray" if nodeid.startswith(NEED_RAY) else nodeid
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneRay:
+    """A machine has room for one Ray at a time."""
+    return OneRay(config, log)
 
 
 @pytest.fixture

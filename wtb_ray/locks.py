@@ -11,7 +11,7 @@ import os
 import secrets
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -104,7 +104,8 @@ def guarded(directory: Path, *, make: bool = False) -> Iterator[None]:
 def _locked(directory: Path, make: bool) -> int:
     while True:
         if make:
-            directory.mkdir(parents=True, exist_ok=True)
+            with suppress(FileExistsError):  # and gone again before mkdir could look at it
+                directory.mkdir(parents=True, exist_ok=True)
         try:
             fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError:

@@ -97,8 +97,8 @@ def test_registering_sends_variants_parameters_and_graphs(
     assert spec["name"] == "flow"
     assert spec["bundle"], "the folder of the code was not sent"
     assert spec["variants"] == {
-        "retrieve": {"tfidf": {"implementation": "flow:tfidf", "params": {"k": 8}}},
-        "answer": {"long": {"implementation": None, "params": {"style": "long"}}},
+        "retrieve": {"tfidf": {"implementation": "flow:tfidf", "params": {"k": 8}, "active": True}},
+        "answer": {"long": {"implementation": None, "params": {"style": "long"}, "active": True}},
     }
     assert spec["workflow_variants"] == {"other": "flow:other"}
     assert "registered flow as version 111111111111" in result.stderr

@@ -32,11 +32,23 @@ def listers() -> Iterator[Listers]:
     helpers.close()
 
 
+@pytest.fixture(autouse=True)
+def others() -> set[int]:
+    """Helpers that other tests of this process have left to end with it."""
+    _OTHERS.clear()
+    _OTHERS.update(child.pid for child in helpers())
+    return _OTHERS
+
+
+_OTHERS: set[int] = set()
+
+
 def helpers() -> list[psutil.Process]:
     return [
         child
         for child in psutil.Process().children()
-        if any(word.endswith("listings.py") for word in child.cmdline())
+        if child.pid not in _OTHERS
+        and any(word.endswith("listings.py") for word in child.cmdline())
     ]
 
 
