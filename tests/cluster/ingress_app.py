@@ -7,6 +7,7 @@ from ray import serve
 
 from tests.integration.http_bench import Controller
 from wtb_ray.api import ExecuteRequest
+from wtb_ray.control import StopRequest
 from wtb_ray.db import Database
 from wtb_ray.model import Execution
 from wtb_ray.serve.ingress import Ingress
@@ -35,9 +36,11 @@ class ServedController(Controller):
             raise RuntimeError("SECRET of the inside")
         return await self.do_execute(project, request, actor, id)
 
+    async def stop(self, id: str, request: StopRequest, actor: str) -> Execution:
+        return await self.commands.stop(id, request, actor)
+
     register = Controller.do_register
     batch_test = Controller.do_batch_test
-    stop = Controller.do_stop
     stop_batch = Controller.do_stop_batch
     leaderboard = Controller.do_leaderboard
 
