@@ -62,7 +62,7 @@ class BatchTestRequest(Frozen):
 
 
 class StopRequest(Frozen):
-    """Optional body of `POST executions/{id}/stop` and `POST batch-tests/{id}/stop`."""
+    """Optional body of `POST batch-tests/{id}/stop`."""
 
     reason: str | None = Field(default=None, max_length=1000)
 

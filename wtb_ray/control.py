@@ -44,7 +44,7 @@ class StateRequest(Frozen):
 class StopRequest(Frozen):
     """Body of `POST executions/{id}/stop`."""
 
-    reason: str | None = None
+    reason: str | None = Field(default=None, max_length=1000)
     kill: bool = False
     """Cancel it at once, whatever its nodes are doing."""
 

@@ -73,6 +73,7 @@ GET /executions/{execution_id}/interrupts
 POST /executions/{execution_id}/nodes/{node}/execute
 GET /operations/{operation_id}
 POST /executions/batch
+POST /executions/{execution_id}/reset
 POST /executions/{execution_id}/rollback
 POST /executions/{execution_id}/fork
 POST /executions/{execution_id}/swap
