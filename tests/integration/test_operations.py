@@ -25,7 +25,7 @@ async def paused(
     _, made = await start(bench, "line", {"log": str(tmp_path / "log")}, breakpoints=(at,), **more)
     found = await until(bench, made.id)
     assert (found.status, found.reason) == (E.PAUSED, "breakpoint")
-    [runner] = bench.runners.runners.values()
+    runner = next(iter(bench.runners.runners.values()))
     return found, runner
 
 
@@ -75,7 +75,7 @@ async def test_a_change_after_parallel_nodes_keeps_the_position(
     state_ = {"log": str(tmp_path / "log"), "gate": str(tmp_path)}
     _, made = await start(bench, "parallel", state_, breakpoints=("before:last",))
     await until(bench, made.id)
-    [runner] = bench.runners.runners.values()
+    runner = next(iter(bench.runners.runners.values()))
     for name in ("mine", "again"):
         await runner.change_state(made.id, {"done": [name]}, None, False, "me")
     [newest, *_] = await bench.store.executions.steps(made.id)
@@ -150,7 +150,7 @@ async def test_a_node_is_tried_and_nothing_moves(bench: Bench, tmp_path: Path) -
 async def test_a_node_that_asks_is_tried(bench: Bench, tmp_path: Path) -> None:
     _, made = await start(bench, "question", {"log": str(tmp_path / "log")})
     await until(bench, made.id)
-    [runner] = bench.runners.runners.values()
+    runner = next(iter(bench.runners.runners.values()))
     outcome = await runner.execute_node(made.id, "asking", None, "me")
     assert outcome.interrupts == [{"question": "go on?"}]
 

@@ -13,7 +13,7 @@ import pytest_asyncio
 from tests import ballast
 from tests.filework import names, places
 from tests.integration.test_scheduling import Bench, LocalRunners
-from tests.integration.test_tracking import bench_start, eventually, start, tree, until
+from tests.integration.test_tracking import bench_start, eventually, owner, start, tree, until
 from wtb_ray import views
 from wtb_ray.actors.lifecycle import ActorLifecycle
 from wtb_ray.actors.scheduler import BatchScheduler
@@ -310,7 +310,7 @@ async def test_a_kill_does_not_wait_for_anybody(bench: Parked, tmp_path: Path) -
     state = {"log": str(log), "gate": str(gate)}
     _, made = await start(bench, "parallel", state, **spec)
     await eventually(lambda: set(names(log)) == {"quick", "gated"})
-    [first] = bench.runners.runners
+    first = await owner(bench, made.id)
     killed = await bench.store.control.kill(made.id, actor="test")
     assert (killed.status, killed.reason, killed.owner) == (E.CANCELLED, "killed", None)
     await eventually(lambda: first in bench.runners.dead)  # a node of it would not end
@@ -344,7 +344,7 @@ async def test_other_settings_drain_runners_and_what_runs_goes_on_in_new_ones(
     state = {"log": str(log), "gate": str(gate)}
     _, made = await start(bench, "parallel", state, file_tracking=TRACKED)
     await eventually(lambda: set(names(log)) == {"quick", "gated"})
-    [first] = bench.runners.runners
+    first = await owner(bench, made.id)
     await bench.end()
     bench.begin(chunk_size=7, drain_grace_s=0.2)
     await eventually(lambda: first in bench.runners.dead)

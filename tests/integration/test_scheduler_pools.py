@@ -109,3 +109,22 @@ async def test_a_single_free_slot_is_filled_while_all_others_are_held(bench: Ben
             await start(bench, version, x)
         await running(bench, 7)
         await completed(bench, await start(bench, version, 1))
+
+
+async def test_a_runner_that_takes_long_to_start_is_not_taken_for_a_full_one(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy.OPEN.set()
+    monkeypatch.setattr("wtb_ray.actors.scheduler.FULL_S", 0.3)
+    at_once = bench.runners.spawn
+
+    async def slowly(spec: Any, *, solo: bool = False) -> str:
+        await asyncio.sleep(0.8)
+        return await at_once(spec, solo=solo)
+
+    monkeypatch.setattr(bench.runners, "spawn", slowly)
+    version = await bench.register(GATED)
+    async with scheduling(bench):
+        await completed(bench, await start(bench, version, 1))
+        await asyncio.sleep(1.0)  # a second one would have started by now
+    assert len(bench.runners.runners) == 1

@@ -46,6 +46,13 @@ async def until(bench: Bench, id: str, *statuses: E, timeout_s: float = 60) -> E
     return found
 
 
+async def owner(bench: Bench, id: str) -> str:
+    """The runner that an execution runs in."""
+    found = (await bench.store.executions.get(id)).owner
+    assert found is not None
+    return found
+
+
 async def eventually(true: Callable[[], bool], timeout_s: float = 60) -> None:
     async with asyncio.timeout(timeout_s):
         while not true():
@@ -101,7 +108,7 @@ async def test_a_step_cut_off_halfway(bench: Bench, tmp_path: Path, tracked: boo
     await eventually(lambda: set(names(log)) == {"quick", "gated"})
     await pending_writes(bench, made.id)
     old = places(log)[0]
-    [first] = bench.runners.runners
+    first = await owner(bench, made.id)
     await bench.runners.kill(first)
     await eventually(lambda: names(log).count("gated") == 2)
     new = next(p for p in reversed(places(log)) if p != old)

@@ -82,9 +82,10 @@ class ActorPool:
         if member is not None and member.call is not None:
             member.call.cancel()
 
-    def idle(self, but: Collection[str] = ()) -> bool:
-        """Whether any worker, but these, could be given a chunk now."""
-        return any(m.idle() for id, m in self._members.items() if id not in but)
+    def room(self, but: Collection[str] = ()) -> bool:
+        """Whether any worker, but these, can take a chunk, or is just being given one."""
+        members = [m for id, m in self._members.items() if id not in but]
+        return any(m.taken or m.idle() for m in members)
 
     def free(self, worker_id: str) -> int:
         """Free slots of a worker as it last said; 0 for one that is not here."""

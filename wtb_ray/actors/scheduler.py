@@ -53,9 +53,14 @@ class _Pool:
     full_since: float | None = None
 
     def full(self) -> bool:
-        """Whether no worker has had room for a while; to be asked again and again."""
+        """Whether no worker has had room for a while; to be asked again and again.
+
+        That there are no workers, or that a new one has not said yet how much room it has, is not
+        a lack of room.
+        """
         now = time.monotonic()
-        if self.workers.idle(but=self.reserved):
+        shared = [id for id in self.workers.ids() if id not in self.reserved]
+        if not shared or self.workers.room(but=self.reserved):
             self.full_since = None
         elif self.full_since is None:
             self.full_since = now
@@ -177,6 +182,7 @@ class BatchScheduler:
                 worker = self._runners.worker(runner)
                 pool.workers.push(worker, 0)
                 pool.workers.submit(worker, [])  # it says itself when it has how much room
+                pool.full_since = None
         if demand is None:
             pool.full_since = None
             return
