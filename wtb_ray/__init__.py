@@ -9,6 +9,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from wtb_ray import errors
     from wtb_ray.context import params, workspace
+    from wtb_ray.environment import (
+        EnvironmentConfig,
+        EnvSpec,
+        ExecutionConfig,
+        NodeResourceConfig,
+    )
     from wtb_ray.scoring import scorer
     from wtb_ray.sdk import (
         AsyncTestBench,
@@ -22,7 +28,11 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AsyncTestBench",
+    "EnvSpec",
+    "EnvironmentConfig",
+    "ExecutionConfig",
     "FileTrackingConfig",
+    "NodeResourceConfig",
     "WTBTestBench",
     "WorkflowProject",
     "WorkspaceIsolationConfig",
@@ -35,7 +45,11 @@ __all__ = [
 
 _HOMES = {
     "AsyncTestBench": "wtb_ray.sdk",
+    "EnvSpec": "wtb_ray.environment",
+    "EnvironmentConfig": "wtb_ray.environment",
+    "ExecutionConfig": "wtb_ray.environment",
     "FileTrackingConfig": "wtb_ray.model",
+    "NodeResourceConfig": "wtb_ray.environment",
     "WTBTestBench": "wtb_ray.sdk",
     "WorkflowProject": "wtb_ray.sdk",
     "WorkspaceIsolationConfig": "wtb_ray.model",

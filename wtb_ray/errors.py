@@ -15,6 +15,11 @@ WTBError                    500 INTERNAL              something of ours broke
     EntryFailed             422 INVALID_ARGUMENT      the entry raised, hung, or gave something that is no graph
     NotImportable           422 INVALID_ARGUMENT      an implementation that other processes cannot import
     UnsupportedGraph        422 INVALID_ARGUMENT      a graph that uses what cannot be checkpointed exactly
+    UnsupportedNode         422 INVALID_ARGUMENT      a node that cannot run in an actor of its own; says what it uses
+    EnvironmentFailed       422 INVALID_ARGUMENT      an environment that cannot be built: uv's words
+      EnvironmentConflict   422 INVALID_ARGUMENT      it needs another version than the bench does; names both
+      PythonMismatch        422 INVALID_ARGUMENT      it asks for another Python than the cluster's
+    SecretMissing           422 INVALID_ARGUMENT      a secret that an environment names is not there
   NotFound                  404 NOT_FOUND
     UnknownProject          404 NOT_FOUND
     UnknownVersion          404 NOT_FOUND
@@ -25,6 +30,7 @@ WTBError                    500 INTERNAL              something of ours broke
     UnknownObject           404 NOT_FOUND
     UnknownFile             404 NOT_FOUND             a file tree without this path
     UnknownOperation        404 NOT_FOUND
+    UnknownEnvironment      404 NOT_FOUND
   Conflict                  409 FAILED_PRECONDITION
     InvalidTransition       409 FAILED_PRECONDITION   the command does not apply to the state found
     AlreadyExists           409 ALREADY_EXISTS
@@ -34,6 +40,8 @@ WTBError                    500 INTERNAL              something of ours broke
   Unavailable               503 UNAVAILABLE           try again: database, runner or cluster is not there
     DatabaseUnavailable     503 UNAVAILABLE
     RunnerUnavailable       503 UNAVAILABLE
+    NodeActorDied           503 UNAVAILABLE           the process of a node died; it is tried again
+    ResourcesUnavailable    503 UNAVAILABLE           no host has what a node asks for; it waits
     StorageFull             507 RESOURCE_EXHAUSTED    no room left where objects or workspaces lie
   ConfigurationError        500 INTERNAL              a setting is wrong; names it
   ObjectCorrupt             500 DATA_LOSS             stored bytes do not have the digest they are stored under
@@ -152,6 +160,26 @@ class UnsupportedGraph(InvalidRequest):
     """The graph uses something that cannot be checkpointed exactly."""
 
 
+class UnsupportedNode(InvalidRequest):
+    """The node uses something that cannot be had in an actor of its own."""
+
+
+class EnvironmentFailed(InvalidRequest):
+    """The environment cannot be built."""
+
+
+class EnvironmentConflict(EnvironmentFailed):
+    """The environment needs another version of a package than the bench does."""
+
+
+class PythonMismatch(EnvironmentFailed):
+    """The environment asks for another Python than the cluster has."""
+
+
+class SecretMissing(InvalidRequest):
+    """A secret is in no place where secrets are looked for."""
+
+
 class NotFound(WTBError):
     """There is no such thing."""
 
@@ -193,6 +221,10 @@ class UnknownFile(NotFound):
 
 class UnknownOperation(NotFound):
     """There is no operation with this id."""
+
+
+class UnknownEnvironment(NotFound):
+    """There is no environment with this digest."""
 
 
 class Conflict(WTBError):
@@ -240,6 +272,14 @@ class DatabaseUnavailable(Unavailable):
 
 class RunnerUnavailable(Unavailable):
     """No runner could be started for this code."""
+
+
+class NodeActorDied(Unavailable):
+    """The process in which a node ran alone has died."""
+
+
+class ResourcesUnavailable(Unavailable):
+    """No host of the cluster has the resources that a node asks for."""
 
 
 class StorageFull(Unavailable):

@@ -1,14 +1,16 @@
 """Frozen models and ids that all layers share."""
 
-import hashlib
 import secrets
 import time
 from datetime import datetime
 from typing import Any, Literal
 
-import orjson
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field, model_validator
 
+from wtb_ray.environment import EnvironmentConfig, EnvSpec, ExecutionConfig, NodeResourceConfig
+from wtb_ray.frozen import Frozen as Frozen
+from wtb_ray.frozen import canonical as canonical
+from wtb_ray.frozen import digest as digest
 from wtb_ray.states import BatchStatus, ExecutionStatus, PauseStrategy
 
 NAMESPACE = "wtb"
@@ -33,24 +35,9 @@ def new_id(prefix: str) -> str:
     return f"{prefix}{time.time_ns() // 1_000_000:012x}{secrets.token_hex(6)}"
 
 
-def canonical(value: Any) -> str:
-    """JSON with sorted keys and no spaces: the text that digests are taken of."""
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS).decode()
-
-
-def digest(value: Any) -> str:
-    """SHA-256 in hex of bytes, or of the canonical JSON of anything else."""
-    raw = value if isinstance(value, bytes) else canonical(value).encode()
-    return hashlib.sha256(raw).hexdigest()
-
-
 def thread_id(execution_id: str, branch: int) -> str:
     """The LangGraph thread of an execution's n-th branch."""
     return f"{execution_id}.{branch}"
-
-
-class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class VariantSpec(Frozen):
@@ -62,6 +49,10 @@ class VariantSpec(Frozen):
     """What `wtb_ray.params()` gives inside the node."""
     active: bool = True
     """False: nothing new may take it; what has it goes on."""
+    environment: EnvSpec | None = None
+    """Its own environment; None is that of its node. It then runs in an actor of its own."""
+    resources: NodeResourceConfig | None = None
+    """Its own resources; None are those of its node. It then runs in an actor of its own."""
 
 
 class FileTrackingConfig(Frozen):
@@ -123,6 +114,38 @@ class ProjectSpec(Frozen):
     """None: files are not tracked."""
     workspace_isolation: WorkspaceIsolationConfig | None = None
     """None: a workspace is made when a node first asks for it."""
+    environment: EnvironmentConfig | None = None
+    """None: everything runs in the environment of the bench."""
+    execution: ExecutionConfig | None = None
+
+    @model_validator(mode="after")
+    def _as_fine_as_said(self) -> "ProjectSpec":
+        grain = "workflow" if self.environment is None else self.environment.granularity
+        for node, variants in self.variants.items():
+            for name, variant in variants.items():
+                if variant.environment is not None and grain != "variant":
+                    raise ValueError(
+                        f"variant {name!r} of {node!r} has an environment, which needs"
+                        ' EnvironmentConfig(granularity="variant")'
+                    )
+        return self
+
+    @property
+    def environment_of_all(self) -> EnvSpec | None:
+        """The environment of the runners of this version; None is that of the bench."""
+        return None if self.environment is None else self.environment.default_env
+
+    def environment_of(self, node: str, variant: VariantSpec | None) -> EnvSpec | None:
+        """The environment that a node has for itself under this variant of it, if any."""
+        if variant is not None and variant.environment is not None:
+            return variant.environment
+        return None if self.environment is None else self.environment.node_environments.get(node)
+
+    def resources_of(self, node: str, variant: VariantSpec | None) -> NodeResourceConfig | None:
+        """The resources that a node has for itself under this variant of it, if any."""
+        if variant is not None and variant.resources is not None:
+            return variant.resources
+        return None if self.execution is None else self.execution.node_resources.get(node)
 
     @property
     def tracking(self) -> bool:
@@ -131,12 +154,15 @@ class ProjectSpec(Frozen):
 
     def version(self) -> str:
         """The digest that names this version; what is not configured leaves it as it was before."""
-        optional = ("file_tracking", "workspace_isolation")
+        optional = ("file_tracking", "workspace_isolation", "environment", "execution")
         unset = {name for name in optional if getattr(self, name) is None}
         found = self.model_dump(mode="json", exclude=unset)
         for variant in (v for variants in found["variants"].values() for v in variants.values()):
             if variant["active"]:
                 del variant["active"]
+            for name in ("environment", "resources"):
+                if variant[name] is None:
+                    del variant[name]
         return digest(found)
 
 

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ByteSize, ValidationError
 
 from wtb_ray import errors
+from wtb_ray.environment import EnvironmentConfig, EnvSpec, ExecutionConfig, NodeResourceConfig
 from wtb_ray.model import Frozen, VariantSpec
 from wtb_ray.sdk import FileTrackingConfig, WorkflowProject, WorkspaceIsolationConfig
 
@@ -35,7 +37,8 @@ def test_functions_become_import_paths_in_one_bundle() -> None:
     project.register_variant("rank", "both", "pkg.mod:rank", params={"k": 3})
     project.register_workflow_variant("simple", other)
     spec = project.spec("0" * 64)
-    assert spec.model_dump(mode="json") == {
+    own = {"environment", "resources"}
+    assert spec.model_dump(mode="json", exclude={"variants": {"__all__": {"__all__": own}}}) == {
         "name": "shop",
         "entry": f"{MODULE}:make",
         "bundle": "0" * 64,
@@ -53,6 +56,8 @@ def test_functions_become_import_paths_in_one_bundle() -> None:
         "description": "d",
         "file_tracking": None,
         "workspace_isolation": None,
+        "environment": None,
+        "execution": None,
     }
     data = project.code.pack()
     assert data is not None
@@ -165,3 +170,55 @@ def test_fields_that_would_do_nothing_are_not_taken(field: str) -> None:
     fields: dict[str, Any] = {field: object()}
     with pytest.raises(TypeError, match=field):
         WorkflowProject("shop", ENTRY, **fields)
+
+
+PANDAS = EnvSpec(packages=("pandas>=2",))
+
+
+def test_environments_and_resources_are_of_the_project_its_nodes_and_its_variants() -> None:
+    project = WorkflowProject(
+        "shop",
+        "pkg.mod:graph",
+        environment=EnvironmentConfig(granularity="variant", node_environments={"rank": PANDAS}),
+        execution=ExecutionConfig(node_resources={"rank": NodeResourceConfig(num_gpus=1)}),
+    )
+    own = EnvSpec(packages=("pandas<2",), env_vars={"MODE": "old"}, secrets=("KEY",))
+    project.register_variant("rank", "old", environment=own)
+    project.register_variant("rank", "big", resources=NodeResourceConfig(memory=ByteSize(2 << 30)))
+    spec = project.spec(None)
+    old, big = spec.variants["rank"]["old"], spec.variants["rank"]["big"]
+    assert (spec.environment_of("rank", old), spec.environment_of("rank", big)) == (own, PANDAS)
+    assert spec.environment_of("rank", None) == PANDAS
+    assert spec.environment_of("search", None) is None
+    assert spec.resources_of("rank", old) == NodeResourceConfig(num_gpus=1)
+    resources = spec.resources_of("rank", big)
+    assert resources is not None
+    assert (resources.asked, resources.at_once()) == ({"memory": 2 << 30}, 1)
+    assert spec.version() != spec.model_copy(update={"environment": None}).version()
+
+
+@pytest.mark.parametrize(
+    ("config", "field"),
+    [
+        ({"node_environments": {"a": {}}}, "granularity"),
+        ({"default_env": {"packages": ["/etc/passwd --x"]}}, "packages"),
+        ({"default_env": {"packages": ["a"], "lock": "a==1"}}, "lock"),
+        ({"default_env": {"env_vars": {"WTB_DATABASE_URL": "x"}}}, "belongs to the bench"),
+        ({"default_env": {"env_vars": {"A": "x"}, "secrets": ["A"]}}, "A is named"),
+        ({"default_env": {"find_links": ["../wheels"]}}, "project's folder"),
+        ({"default_env": {"python_version": "3"}}, "python_version"),
+        ({"uv_manager_url": "http://x"}, "uv_manager_url"),
+    ],
+)
+def test_environments_that_make_no_sense_are_refused_by_name(
+    config: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(ValidationError, match=field):
+        EnvironmentConfig.model_validate(config)
+
+
+def test_a_variant_has_an_environment_only_where_variants_may() -> None:
+    project = WorkflowProject("shop", "pkg.mod:graph")
+    project.register_variant("rank", "old", environment=PANDAS)
+    with pytest.raises(errors.InvalidRequest, match="granularity"):
+        project.spec(None)

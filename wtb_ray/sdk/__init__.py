@@ -1,5 +1,6 @@
 """The Python client: describe a project, run it, read what came out. It talks HTTP only."""
 
+from wtb_ray.environment import EnvironmentConfig, EnvSpec, ExecutionConfig, NodeResourceConfig
 from wtb_ray.model import FileTrackingConfig, WorkspaceIsolationConfig
 from wtb_ray.sdk.async_bench import AsyncBatch, AsyncTestBench
 from wtb_ray.sdk.bench import Batch, WTBTestBench
@@ -11,8 +12,12 @@ __all__ = [
     "AsyncBatch",
     "AsyncTestBench",
     "Batch",
+    "EnvSpec",
+    "EnvironmentConfig",
     "Execution",
+    "ExecutionConfig",
     "FileTrackingConfig",
+    "NodeResourceConfig",
     "WTBTestBench",
     "WorkflowProject",
     "WorkspaceIsolationConfig",

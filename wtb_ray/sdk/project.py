@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from wtb_ray import errors
+from wtb_ray.environment import EnvironmentConfig, EnvSpec, ExecutionConfig, NodeResourceConfig
 from wtb_ray.model import (
     FileTrackingConfig,
     ProjectSpec,
@@ -30,6 +31,8 @@ class WorkflowProject:
         state_types: Further classes that may be stored in the graph's state.
         file_tracking: Keeps the files of the workspace with every checkpoint, and says which.
         workspace_isolation: How the directory of each execution is made and what becomes of it.
+        environment: Packages, variables and secrets of the project and of its nodes.
+        execution: How executions run: resources of nodes, the limit of super-steps.
     """
 
     def __init__(
@@ -41,11 +44,15 @@ class WorkflowProject:
         state_types: Iterable[type | str] = (),
         file_tracking: FileTrackingConfig | None = None,
         workspace_isolation: WorkspaceIsolationConfig | None = None,
+        environment: EnvironmentConfig | None = None,
+        execution: ExecutionConfig | None = None,
     ) -> None:
         self.name = name
         self.description = description
         self.file_tracking = file_tracking
         self.workspace_isolation = workspace_isolation
+        self.environment = environment
+        self.execution = execution
         self.code = Code(root)
         self._entry = self.code.name(graph_factory, "graph_factory")
         self._state_types = tuple(self.code.name(t, "state_types") for t in state_types)
@@ -59,16 +66,22 @@ class WorkflowProject:
         name: str,
         implementation: Callable[..., Any] | str | None = None,
         params: Mapping[str, Any] | None = None,
+        environment: EnvSpec | None = None,
+        resources: NodeResourceConfig | None = None,
     ) -> None:
-        """Add a variant of a node: another implementation, other `params`, or both.
+        """Add a variant of a node: another implementation, other `params`, environment or resources.
+
+        An implementation that other processes can import only in its own environment is named by
+        its import path, `"package.module:name"`.
 
         Raises:
             AlreadyExists: The node has a variant of this name.
             NotImportable: Other processes cannot import the implementation.
         """
-        if implementation is None and params is None:
+        if all(given is None for given in (implementation, params, environment, resources)):
             raise errors.InvalidRequest(
-                f"variant {name!r} of node {node!r} has neither an implementation nor params",
+                f"variant {name!r} of node {node!r} differs in nothing: give an implementation,"
+                " params, an environment or resources",
                 field="implementation",
                 reason="missing",
             )
@@ -76,7 +89,7 @@ class WorkflowProject:
             raise errors.AlreadyExists(
                 f"node {node!r} has a variant {name!r} already", field="name", node=node
             )
-        self.update_variant(node, name, implementation, params)
+        self.update_variant(node, name, implementation, params, environment, resources)
 
     def update_variant(
         self,
@@ -84,11 +97,18 @@ class WorkflowProject:
         name: str,
         implementation: Callable[..., Any] | str | None = None,
         params: Mapping[str, Any] | None = None,
+        environment: EnvSpec | None = None,
+        resources: NodeResourceConfig | None = None,
     ) -> None:
         """Add a variant of a node, or put another one in the place of the one of this name."""
         field = f"implementation of {node}/{name}"
         path = None if implementation is None else self.code.name(implementation, field)
-        variant = VariantSpec(implementation=path, params=dict(params or {}))
+        variant = VariantSpec(
+            implementation=path,
+            params=dict(params or {}),
+            environment=environment,
+            resources=resources,
+        )
         self._variants.setdefault(node, {})[name] = variant
 
     def remove_variant(self, node: str, name: str) -> None:
@@ -133,6 +153,8 @@ class WorkflowProject:
                 description=self.description,
                 file_tracking=self.file_tracking,
                 workspace_isolation=self.workspace_isolation,
+                environment=self.environment,
+                execution=self.execution,
             )
         except ValidationError as e:
             first = e.errors()[0]

@@ -1,0 +1,145 @@
+"""What code needs to run: packages, variables, secrets by name, and resources. Models only.
+
+An environment lies over that of the bench: what it does not name is as it is there.
+"""
+
+import re
+from typing import Annotated, Final, Literal
+
+from packaging.requirements import InvalidRequirement, Requirement
+from pydantic import AfterValidator, ByteSize, Field, field_validator, model_validator
+
+from wtb_ray.frozen import Frozen, digest
+
+OWN: Final = ("WTB_", "RAY_", "LANGGRAPH_STRICT_MSGPACK", "PYTHONHOME", "PYTHONPATH", "LD_PRELOAD")
+"""Beginnings of variables that are the bench's own."""
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+
+
+def _variable(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is not a name of letters, digits and _")
+    if name.startswith(OWN):
+        raise ValueError(f"{name} belongs to the bench")
+    return name
+
+
+def _requirement(text: str) -> str:
+    try:
+        Requirement(text)
+    except InvalidRequirement as e:
+        raise ValueError(f"{text!r} is not a requirement such as 'pandas>=2': {e}") from e
+    return text
+
+
+def _relative(path: str) -> str:
+    if path.startswith("/") or ".." in path.split("/") or "\0" in path or not path:
+        raise ValueError(f"{path!r} is not a path inside the project's folder")
+    return path
+
+
+Variable = Annotated[str, AfterValidator(_variable)]
+
+
+class EnvSpec(Frozen):
+    """Packages and variables that code needs beside those of the bench."""
+
+    python_version: str | None = Field(default=None, pattern=r"^\d+\.\d+$")
+    """`"3.11"`; None is the cluster's. Another one than the cluster's is refused."""
+    packages: tuple[Annotated[str, AfterValidator(_requirement)], ...] = ()
+    """Requirements such as `pandas>=2`, resolved together with `requirements`."""
+    requirements: str | None = Field(default=None, max_length=1 << 20)
+    """Text of a requirements file."""
+    lock: str | None = Field(default=None, max_length=4 << 20)
+    """Text of a lock file in the form of pinned requirements, with or without hashes: installed as it
+    is, never resolved. `uv export` and `uv pip compile --generate-hashes` write one."""
+    find_links: tuple[Annotated[str, AfterValidator(_relative)], ...] = ()
+    """Folders of wheels inside the project's folder, looked at beside the package index."""
+    env_vars: dict[Variable, str] = Field(default_factory=dict)
+    """Environment variables of the process. Never for what is secret: they are stored and shown."""
+    secrets: tuple[Variable, ...] = ()
+    """Names of secrets that must be there when the process starts; see `wtb_ray.secret`."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "EnvSpec":
+        if self.lock is not None and (self.packages or self.requirements is not None):
+            raise ValueError("a lock is complete: give either it, or packages and requirements")
+        both = sorted(set(self.env_vars) & set(self.secrets))
+        if both:
+            raise ValueError(f"{both[0]} is named under env_vars and under secrets")
+        return self
+
+    @property
+    def installs(self) -> bool:
+        """Whether it asks for anything to be installed."""
+        return bool(self.packages or self.requirements or self.lock)
+
+    def digest(self) -> str:
+        """SHA-256 of what it says; wherever that is built, platform and base are added to it."""
+        return digest(self.model_dump(mode="json"))
+
+
+class NodeResourceConfig(Frozen):
+    """What a node needs to itself: it then runs in an actor of its own that has it."""
+
+    num_cpus: float | None = Field(default=None, ge=0, le=10_000)
+    num_gpus: float = Field(default=0, ge=0, le=1_000)
+    memory: ByteSize | None = Field(default=None, ge=1)
+    """Bytes, or text such as `"2GiB"`."""
+    custom_resources: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    """Ray's custom resources by name."""
+    concurrency: int | None = Field(default=None, ge=1, le=1_000)
+    """Calls at once in the actor; None is 1 where resources are asked for, else 16."""
+
+    @field_validator("custom_resources")
+    @classmethod
+    def _not_built_in(cls, value: dict[str, float]) -> dict[str, float]:
+        for name in value:
+            if name in ("CPU", "GPU", "memory", "object_store_memory"):
+                raise ValueError(f"{name} has a field of its own")
+        return value
+
+    @property
+    def asked(self) -> dict[str, float]:
+        """What Ray has to reserve, by the names that its state API shows."""
+        named = {"CPU": self.num_cpus, "GPU": self.num_gpus or None, "memory": self.memory}
+        return {
+            **{name: float(amount) for name, amount in named.items() if amount is not None},
+            **self.custom_resources,
+        }
+
+    def at_once(self) -> int:
+        """Calls at once in the actor."""
+        return self.concurrency or (1 if self.asked else 16)
+
+
+class EnvironmentConfig(Frozen):
+    """The environments of a project: of all of it, of nodes, of variants."""
+
+    granularity: Literal["workflow", "node", "variant"] = "workflow"
+    """The finest parts that may have an environment of their own; finer ones are refused."""
+    default_env: EnvSpec | None = None
+    """Of all code of the project that has none of its own; None is that of the bench."""
+    node_environments: dict[str, EnvSpec] = Field(default_factory=dict)
+    """By node. Such a node runs in an actor of its own."""
+    uv_manager_url: str | None = Field(default=None, pattern=r"^(grpcs?://)?[\w.\-]+:\d{1,5}$")
+    """`host:port` of an environment service that resolves and builds instead of this bench."""
+    copy_to_workspace: bool = False
+    """Copy the installed environment to `.venv` in every workspace, for programs that nodes start."""
+
+    @model_validator(mode="after")
+    def _as_fine_as_said(self) -> "EnvironmentConfig":
+        if self.node_environments and self.granularity == "workflow":
+            raise ValueError('node_environments need granularity="node" or "variant"')
+        return self
+
+
+class ExecutionConfig(Frozen):
+    """How executions of a project run."""
+
+    batch_executor: Literal["ray"] = "ray"
+    """Batches run on Ray; nothing else is offered."""
+    node_resources: dict[str, NodeResourceConfig] = Field(default_factory=dict)
+    """By node. Such a node runs in an actor of its own."""
+    recursion_limit: int | None = Field(default=None, ge=1, le=100_000)
+    """Most super-steps of an execution that names no limit itself."""
