@@ -212,6 +212,8 @@ class Program:
             assert stepped.head_step in (before, 0), (before, stepped)
         elif stepped.status == E.COMPLETED:
             assert stepped.head_step in (before, before + 1), (before, stepped)
+        elif stepped.reason == "breakpoint" and before < 0:  # before the first nodes
+            assert (stepped.status, stepped.head_step) == (E.PAUSED, 0), stepped
         else:
             assert (stepped.status, stepped.head_step) == (E.PAUSED, max(before, 0) + 1), stepped
 
