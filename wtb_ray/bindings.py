@@ -5,15 +5,56 @@ batch calls the row). The variant `default` is the node's own implementation unl
 is registered.
 """
 
+import dataclasses
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from wtb_ray import errors
-from wtb_ray.model import GraphInfo, ProjectSpec, VariantSpec
+from wtb_ray.environment import EnvSpec, NodeResourceConfig
+from wtb_ray.model import GraphInfo, ProjectSpec, VariantSpec, digest
 
 DEFAULT: Final = "default"
 WORKFLOW: Final = "_workflow"
 NAME: Final = "_name"
+
+
+@dataclasses.dataclass(frozen=True)
+class Apart:
+    """A node that runs in an actor of its own, as a binding takes it."""
+
+    node: str
+    workflow: str | None
+    """The graph that it is in; None is the project's own."""
+    implementation: str | None
+    """Import path; None is the node's own implementation in that graph."""
+    environment: EnvSpec | None
+    """None is that of the runner."""
+    resources: NodeResourceConfig | None
+
+    @property
+    def key(self) -> str:
+        """Equal where the same actor can serve."""
+        env = None if self.environment is None else self.environment.digest()
+        asked = None if self.resources is None else self.resources.model_dump(mode="json")
+        return digest([self.node, self.workflow, self.implementation, env, asked])
+
+
+def apart(
+    spec: ProjectSpec, binding: Mapping[str, str], nodes: Collection[str]
+) -> dict[str, Apart]:
+    """The nodes that run in actors of their own: they have an environment or resources."""
+    variants, found = chosen(spec, binding), {}
+    for node in nodes:
+        variant = variants.get(node)
+        environment = spec.environment_of(node, variant)
+        if environment == spec.environment_of_all:
+            environment = None
+        resources = spec.resources_of(node, variant)
+        if environment is not None or resources is not None:
+            implementation = None if variant is None else variant.implementation
+            workflow = workflow_of(spec, binding)
+            found[node] = Apart(node, workflow, implementation, environment, resources)
+    return found
 
 
 def chosen(spec: ProjectSpec, binding: Mapping[str, str]) -> dict[str, VariantSpec]:

@@ -231,6 +231,11 @@ class Calls:
 _CONTEXT: ContextVar[Context | None] = ContextVar("wtb_run", default=None)
 
 
+def running() -> Context | None:
+    """The run that this code belongs to; for the bench."""
+    return _CONTEXT.get()
+
+
 def params() -> dict[str, Any]:
     """The parameters of the variant that runs in this node; empty outside a node or without any."""
     context = _CONTEXT.get()

@@ -29,6 +29,7 @@ from langgraph.pregel import Pregel
 from langgraph.types import CachePolicy
 
 from wtb_ray import errors
+from wtb_ray.crossing import Crossing
 from wtb_ray.faults import guarded
 from wtb_ray.fingerprints import fingerprint
 from wtb_ray.imports import locate
@@ -113,6 +114,14 @@ def walk(builder: Builder, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield prefix + name, spec
         if is_graph(spec.runnable):
             yield from walk(spec.runnable.builder, f"{prefix}{name}/")
+
+
+def home(builder: Builder, path: str) -> tuple[Builder, Any]:
+    """The builder that a node is in, which is a subgraph's where the path leads into one; the node."""
+    outer, inside, rest = path.partition("/")
+    if not inside:
+        return builder, builder.nodes[path]
+    return home(cast(CompiledGraph, builder.nodes[outer].runnable).builder, rest)
 
 
 def bind(builder: Builder, implementations: Mapping[str, Any], prefix: str = "") -> Builder:
@@ -250,6 +259,8 @@ def node_info(path: str, spec: Any) -> NodeInfo:
 
 def fingerprint_of(runnable: Any) -> str:
     """The fingerprint of what a node runs; a subgraph's is that of its nodes and edges."""
+    if isinstance(runnable, Crossing):
+        return runnable.apart.key
     if is_graph(runnable):
         nodes = [[path, fingerprint_of(spec.runnable)] for path, spec in walk(runnable.builder)]
         return digest([nodes, sorted(_edges(runnable.builder))])
@@ -277,22 +288,27 @@ class _Unstated:
     """State schema of a probe: a node that still has it did not state its own."""
 
 
+def stated(name: str, implementation: Any) -> tuple[Any, type | None]:
+    """The node that `add_node` makes of an implementation, and the schema that it states, if any."""
+    probe: Builder = StateGraph(_Unstated)
+    probe.add_node(name, implementation)
+    made = probe.nodes[name]
+    return made, None if made.input_schema is _Unstated else made.input_schema
+
+
 def _replace(builder: Builder, name: str, implementation: Any) -> None:
     """Puts an implementation into a node. Its annotations count as they do in `add_node`."""
     old = builder.nodes.pop(name)
-    probe: Builder = StateGraph(_Unstated)
-    probe.add_node(name, implementation)
-    stated = probe.nodes[name]
-    schema = old.input_schema if stated.input_schema is _Unstated else stated.input_schema
+    new, schema = stated(name, implementation)
     builder.add_node(
         name,
         implementation,
         defer=old.defer,
         metadata=old.metadata,
-        input_schema=schema,
+        input_schema=schema or old.input_schema,
         retry_policy=old.retry_policy,
         cache_policy=old.cache_policy,
-        destinations=cast(Any, stated.ends or old.ends),
+        destinations=cast(Any, new.ends or old.ends),
         timeout=old.timeout,
         trace_policy=old.trace_policy,
     )

@@ -40,7 +40,8 @@ MACHINERY: Final = (
     str(Path(concurrent.futures.__file__).parents[1]),
 )
 OURS: Final = frozenset(
-    str(Path(__file__).with_name(f"{name}.py")) for name in ("running", "faults", "saver", "db")
+    str(Path(__file__).with_name(f"{name}.py"))
+    for name in ("running", "faults", "crossing", "saver", "db")
 )
 OWN: Final = (errors.UnstorableValue, errors.FilesRefused, errors.StorageFull)
 """What the bench itself raises between super-steps: a step that cannot be kept."""
@@ -105,7 +106,7 @@ def fault_of(error: BaseException) -> Fault:
         message=_clean(_message(error), LONGEST_MESSAGE),
         node=node,
         attempt=attempt,
-        traceback=_clean(_traceback(error), LONGEST_TRACEBACK),
+        traceback=_clean(traceback_of(error), LONGEST_TRACEBACK),
     )
 
 
@@ -156,7 +157,8 @@ def _message(error: BaseException) -> str:
         return f"<the message cannot be shown: __str__ raised {type(e).__name__}>"
 
 
-def _traceback(error: BaseException) -> str:
+def traceback_of(error: BaseException) -> str:
+    """Where it was raised, in the user's code; the machinery between is left out."""
     told = traceback.TracebackException.from_exception(error, limit=-100)
     _trim(told)
     return "".join(told.format())

@@ -11,10 +11,14 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 from wtb_ray import bindings, entries, errors
+from wtb_ray.apartness import Description, check
+from wtb_ray.bindings import Apart
 from wtb_ray.context import cache_scope, params
+from wtb_ray.crossing import Call, Crossing
 from wtb_ray.model import GraphInfo, ProjectSpec, digest
 from wtb_ray.running import Compiled, Control, Outcome, run
 from wtb_ray.saver import Saver
@@ -34,6 +38,9 @@ class _Taken:
     """Equal where the same graph is to be compiled."""
     workflow: str | None
     implementations: Mapping[str, str]
+    """Import paths, by node, of those that run here."""
+    apart: Mapping[str, Apart]
+    """The nodes that run in actors of their own."""
     params: Mapping[str, Mapping[str, Any]]
 
 
@@ -41,10 +48,24 @@ class Graphs:
     """The graphs of one project version in one process; safe to use from several threads."""
 
     def __init__(
-        self, spec: ProjectSpec, saver: Saver | None = None, *, timeout_s: float = 60.0
+        self,
+        spec: ProjectSpec,
+        saver: Saver | None = None,
+        *,
+        timeout_s: float = 60.0,
+        call: Call | None = None,
     ) -> None:
+        """The graphs of a version.
+
+        Args:
+            spec: The version.
+            saver: Keeps the checkpoints of what runs.
+            timeout_s: Longest time that importing an entry may take.
+            call: Has nodes that run in actors of their own called; without it, they are refused.
+        """
         self.spec = spec
         self._saver = saver
+        self._call = call
         self._timeout_s = timeout_s
         self._lock = threading.RLock()  # describing and compiling run in threads
         self._graphs: dict[str | None, entries.Graph] = {}
@@ -123,14 +144,26 @@ class Graphs:
         if names not in self._known:
             self.validate_binding(binding)
             workflow = bindings.workflow_of(self.spec, binding)
-            implementations = bindings.implementations(self.spec, binding)
+            nodes = [path for path, _ in entries.walk(self.graph(workflow).builder)]
+            apart = bindings.apart(self.spec, binding, nodes)
+            implementations = {
+                node: path
+                for node, path in bindings.implementations(self.spec, binding).items()
+                if node not in apart
+            }
             params = {n: v for n, v in bindings.params(self.spec, binding).items() if v}
-            key = digest([workflow, implementations])
-            self._known[names] = _Taken(key, workflow, implementations, params)
+            keys = {node: one.key for node, one in apart.items()}
+            key = digest([workflow, implementations, keys])
+            self._known[names] = _Taken(key, workflow, implementations, apart, params)
         return self._known[names]
 
-    def describe(self) -> tuple[GraphInfo, dict[str, GraphInfo]]:
+    def describe(
+        self, apart: Mapping[str, Description] = MappingProxyType({})
+    ) -> tuple[GraphInfo, dict[str, GraphInfo]]:
         """Imports and compiles all that the project names: its graphs and each variant in turn.
+
+        Args:
+            apart: What the nodes that run in actors of their own said of themselves there, by key.
 
         Raises:
             UnknownNode: Variants are registered for a node that no graph has.
@@ -138,8 +171,10 @@ class Graphs:
             EntryFailed: An entry gave no graph, or a graph does not compile.
             UnsupportedGraph: A graph cannot be checkpointed exactly.
         """
-        main = self._info({})
-        workflows = {w: self._info({bindings.WORKFLOW: w}) for w in self.spec.workflow_variants}
+        main = self._info({}, apart)
+        workflows = {
+            w: self._info({bindings.WORKFLOW: w}, apart) for w in self.spec.workflow_variants
+        }
         homes: list[tuple[dict[str, str], GraphInfo]]
         homes = [({}, main), *(({bindings.WORKFLOW: w}, i) for w, i in workflows.items())]
         for node, variants in self.spec.variants.items():
@@ -150,21 +185,39 @@ class Graphs:
                     field=f"variants.{node}",
                     reason=f"nodes are {sorted(n.name for n in main.nodes)}",
                 )
-            found = {
-                name: self.compiled({**home, node: name}).implementations[node] for name in variants
-            }
+            found = {name: self._found({**home, node: name}, node, apart) for name in variants}
             own = {name: found[name] for name, v in variants.items() if v.implementation}
             main = _with_variants(main, node, own)
             workflows = {w: _with_variants(info, node, own) for w, info in workflows.items()}
         return main, workflows
 
-    def _info(self, binding: Mapping[str, str]) -> GraphInfo:
+    def _found(
+        self, binding: Mapping[str, str], node: str, apart: Mapping[str, Description]
+    ) -> str:
+        """The fingerprint of what a node runs under a binding."""
+        compiled, one = self.compiled(binding), self._taken(binding).apart.get(node)
+        if one is None or one.key not in apart:
+            return compiled.implementations[node]
+        check(self.graph(one.workflow), one, apart[one.key])
+        return apart[one.key].fingerprint
+
+    def _info(self, binding: Mapping[str, str], apart: Mapping[str, Description]) -> GraphInfo:
         self.compiled(binding)
-        return entries.info(self.graph(bindings.workflow_of(self.spec, binding)))
+        graph = self.graph(bindings.workflow_of(self.spec, binding))
+        info, taken = entries.info(graph), self._taken(binding).apart
+        nodes = []
+        for node in info.nodes:
+            if (one := taken.get(node.name)) is not None and one.key in apart:
+                check(graph, one, apart[one.key])
+                told = {"fingerprint": apart[one.key].fingerprint, "apart": True}
+                node = node.model_copy(update=told)
+            nodes.append(node)
+        return info.model_copy(update={"nodes": tuple(nodes)})
 
     def _compile(self, taken: _Taken) -> Compiled:
         graph = self.graph(taken.workflow)
         found = {node: self._implementation(node, p) for node, p in taken.implementations.items()}
+        found |= {node: self._crossing(graph, one) for node, one in taken.apart.items()}
         try:
             builder = entries.bind(graph.builder, found)
             made = entries.compiled(builder, graph.options, self._allowing(builder), cache_scope)
@@ -181,6 +234,61 @@ class Graphs:
                 path: entries.fingerprint_of(spec.runnable) for path, spec in entries.walk(builder)
             },
         )
+
+    def _crossing(self, graph: entries.Graph, apart: Apart) -> Crossing:
+        if self._call is None:
+            raise errors.UnsupportedNode(
+                f"node {apart.node!r} needs an actor of its own, and there are none here",
+                field=apart.node,
+                reason="no actors",
+            )
+        check(graph, apart, None)
+        return Crossing(apart, self._call)
+
+    def aparts(self) -> list[Apart]:
+        """All nodes, as each variant has them, that run in actors of their own.
+
+        Raises:
+            UnknownNode: An environment or resources are given for a node that no graph has.
+        """
+        found: dict[str, Apart] = {}
+        known: set[str] = set()
+        for workflow in (None, *self.spec.workflow_variants):
+            home = {} if workflow is None else {bindings.WORKFLOW: workflow}
+            nodes = [path for path, _ in entries.walk(self.graph(workflow).builder)]
+            known.update(nodes)
+            takes = [home, *({**home, n: v} for n in nodes for v in self.spec.variants.get(n, ()))]
+            for binding in takes:
+                found |= {
+                    one.key: one for one in bindings.apart(self.spec, binding, nodes).values()
+                }
+        named = {} if self.spec.environment is None else self.spec.environment.node_environments
+        asked = {} if self.spec.execution is None else self.spec.execution.node_resources
+        for field, names in (("environment.node_environments", named), ("node_resources", asked)):
+            if unknown := sorted(set(names) - known):
+                raise errors.UnknownNode(
+                    f"no graph has a node {unknown[0]!r}",
+                    field=f"{field}.{unknown[0]}",
+                    reason=f"nodes are {sorted(known)}",
+                )
+        return list(found.values())
+
+    def node(self, apart: Apart) -> tuple[Any, type | None]:
+        """What a node that runs apart is in its own process, and the schema that it states, if any.
+
+        Raises:
+            NotImportable: It cannot be imported in this environment.
+            EntryFailed: Its module raised, or the graph that it is in cannot be made.
+            UnsupportedNode: It uses what cannot be had there.
+        """
+        with self._lock:
+            if apart.implementation is None:
+                builder = self.graph(apart.workflow).builder
+                spec, schema = dict(entries.walk(builder))[apart.node], None
+            else:
+                made = self._implementation(apart.node, apart.implementation)
+                spec, schema = entries.stated(apart.node.rpartition("/")[2], made)
+            return spec.runnable, schema
 
     def _implementation(self, node: str, path: str) -> Any:
         if path not in self._implementations:

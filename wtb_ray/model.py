@@ -173,6 +173,8 @@ class NodeInfo(Frozen):
     implementation: str
     is_async: bool
     subgraph: bool = False
+    apart: bool = False
+    """It runs in an actor of its own: it has an environment or resources."""
     fingerprint: str
     """Digest of code, closure values and partial arguments."""
     variants: dict[str, str] = Field(default_factory=dict)
