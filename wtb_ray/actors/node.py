@@ -1,0 +1,113 @@
+"""A node's own process: it runs that node, and nothing else, for the graphs of one runner.
+
+It has the node's environment and resources, imports the project's code by itself, and knows no
+database: what a call needs comes with it, and what comes of it goes back.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final
+
+from wtb_ray import apartness, bundles, holds, secrets, telemetry
+from wtb_ray.bindings import Apart
+from wtb_ray.context import Calls
+from wtb_ray.crossing import Ended, NodeCall, packed, perform, unpacked
+from wtb_ray.errors import UnstorableValue
+from wtb_ray.faults import guarded, traceback_of
+from wtb_ray.graphs import Graphs
+from wtb_ray.model import ProjectSpec
+from wtb_ray.objects import ObjectStore
+from wtb_ray.settings import Settings
+
+SPARE_THREADS: Final = 4
+
+
+class NodeProcess:
+    """One node in a process of its own. `prepare`, then `describe`, or `run` as often as wanted."""
+
+    def __init__(
+        self, spec: ProjectSpec, apart: Apart, settings: Settings, venv: Path | None = None
+    ) -> None:
+        """A process for one node.
+
+        Args:
+            spec: The project version whose code it imports.
+            apart: The node.
+            settings: Where objects and bundles lie.
+            venv: The environment that it runs in, which it keeps from being removed.
+        """
+        telemetry.configure(settings.log_level)
+        self._spec = spec
+        self._apart = apart
+        self._settings = settings
+        self._environment = apart.environment or spec.environment_of_all
+        self._venv = venv
+        self._hold: Any = None
+        self._graphs = Graphs(spec, timeout_s=settings.entry_timeout_s)
+        self._runnable: Any = None
+        self._calls: dict[str, Calls] = {}
+
+    async def prepare(self) -> None:
+        """Fetches the code and the secrets, without importing anything of the project.
+
+        Raises:
+            SecretMissing: A secret of its environment is in no place; names it.
+            BundleRejected: The archive is not acceptable.
+            UnknownBundle: It is not in the object store.
+        """
+        if self._venv is not None:
+            self._hold = holds.share(self._venv)
+        if self._environment is not None:
+            secrets.provide(self._environment.secrets)
+        threads = (self._apart.resources.at_once() if self._apart.resources else 16) + SPARE_THREADS
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(threads, "node"))
+        if self._spec.bundle is None:
+            return
+        async with ObjectStore(self._settings.objects()) as objects:
+            root = self._settings.data_dir / "bundles"
+            bundles.activate(await bundles.fetch(objects, self._spec.bundle, root))
+
+    async def describe(self) -> apartness.Description:
+        """Imports the node and says what it is.
+
+        Raises:
+            InvalidRequest: Any of its kinds, as the project's code gave cause.
+        """
+        found, schema = await asyncio.to_thread(self._graphs.node, self._apart)
+        return apartness.describe(self._apart, found, schema, self._environment)
+
+    async def pid(self) -> int:
+        """Of this process, for whoever looks for it on its host."""
+        return os.getpid()
+
+    async def run(self, call: bytes) -> AsyncGenerator[bytes, None]:
+        """Performs a call; gives messages, the last of which is an `Ended`."""
+        wanted: NodeCall = unpacked(call)
+        calls = self._calls[wanted.id] = Calls()
+        try:
+            if self._runnable is None:
+                found, _ = await asyncio.to_thread(self._graphs.node, self._apart)
+                self._runnable = guarded(found)
+            async for message in perform(wanted, self._runnable, calls):
+                yield _sent(message)
+        finally:
+            if not calls.running:
+                del self._calls[wanted.id]
+
+    async def quiet(self, call_id: str) -> bool:
+        """Whether nothing of a call is at work any more, in no thread either."""
+        calls = self._calls.get(call_id)
+        if calls is not None and not calls.running:
+            del self._calls[call_id]
+            return True
+        return calls is None
+
+
+def _sent(message: Any) -> bytes:
+    try:
+        return packed(message)
+    except UnstorableValue as e:
+        return packed(Ended(error=e, traceback=traceback_of(e)))
