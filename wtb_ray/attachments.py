@@ -13,6 +13,7 @@ from langgraph.checkpoint.serde.types import ERROR, INTERRUPT
 from langgraph.constants import START
 from langgraph.types import Interrupt
 
+from wtb_ray import secrets
 from wtb_ray.commits import Row, Step
 from wtb_ray.context import Calls, Workspace
 
@@ -196,4 +197,4 @@ class Attachment:
 
 def _shown(error: Any) -> str:
     """An error as text that Postgres can hold, of bearable length."""
-    return repr(error)[:LONGEST_ERROR].encode("utf-8", "replace").decode().replace("\x00", "")
+    return secrets.blacked_out(repr(error))[:LONGEST_ERROR].encode("utf-8", "replace").decode().replace("\x00", "")

@@ -18,7 +18,7 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 from langgraph.types import Send
 
-from wtb_ray import errors
+from wtb_ray import errors, secrets
 
 Blob = tuple[str, str, str, bytes]
 """Channel, version, type, bytes."""
@@ -59,6 +59,9 @@ def split(
     if forbidden and forbidden.encode() in text:
         for channel, value in inline.items():
             _refuse_below(channel, value, forbidden)
+    if secrets.found_in(text) is not None:
+        for channel, value in inline.items():
+            _refuse_secret(channel, json_text(value))
     return text, blobs
 
 
@@ -74,6 +77,7 @@ def dump(
         ) from None
     if forbidden and (forbidden.encode() in data or b"pathlib" in data):
         _refuse_below(channel, value, forbidden)
+    _refuse_secret(channel, data)
     return type_, data
 
 
@@ -103,6 +107,17 @@ def _is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _refuse_secret(channel: str, data: bytes) -> None:
+    """Refuses a value that holds a secret, which must stand nowhere but where it comes from."""
+    if (name := secrets.found_in(data)) is not None:
+        raise errors.UnstorableValue(
+            f"channel {channel!r} holds the value of secret {name}: ask for it where it is needed",
+            channel=channel,
+            type="str",
+            reason="a secret",
+        )
 
 
 def _refuse_below(channel: str, value: Any, directory: str) -> None:

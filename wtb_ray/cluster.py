@@ -24,6 +24,7 @@ from wtb_ray.actors.postgres import EmbeddedPostgres
 from wtb_ray.actors.scheduler import BatchScheduler
 from wtb_ray.db import Database, migrate
 from wtb_ray.model import NAMESPACE, Assignment, GraphInfo, ProjectSpec, Runner, ScorerSpec, new_id
+from wtb_ray.placement import CACHE, Placement, RayNodes, unwrap
 from wtb_ray.settings import Settings, configuration
 from wtb_ray.store.leases import Leases
 
@@ -43,28 +44,12 @@ RUNNER: Final[dict[str, Any]] = {
     "max_restarts": 0,
     "max_task_retries": 0,
     "max_concurrency": 1000,
-    "runtime_env": {
-        "env_vars": {
-            "WTB_IN_RUNNER": "1",
-            "LANGGRAPH_STRICT_MSGPACK": "true",
-            "WTB_AUDIT_KEY": "",
-        }
-    },
 }
 SHUTDOWN_ORDER: Final = ("scheduler", "lifecycle")
 """They end first; the audit ends behind the runners, since it seals what those have written."""
 START_TIMEOUT_S: Final = 60.0
 SHUTDOWN: Final = "shutdown"
 """Who ends what is left when everything ends."""
-
-
-def unwrap(error: BaseException) -> BaseException:
-    """The exception that was raised in the other process, out of Ray's wrapping."""
-    if isinstance(error, RayTaskError):
-        cause = getattr(error, "cause", None)
-        if isinstance(cause, BaseException):
-            return unwrap(cause)
-    return error
 
 
 def find(name: str) -> ActorHandle | None:
@@ -184,6 +169,7 @@ class RayRunners:
     def __init__(self, settings: Settings, url: str):
         self._settings = settings.for_runners()
         self._url = url
+        self._placement = Placement(self._settings, url)
 
     async def spawn(self, spec: ProjectSpec, *, solo: bool = False) -> str:
         runner_id, _ = await self._start(spec, solo, describe=False)
@@ -204,14 +190,20 @@ class RayRunners:
 
         runner_id = new_id("r")
         name, cpus = f"runner:{runner_id}", self._settings.runner_cpus
-        actor = ray.remote(VariantRunner).options(**RUNNER, name=name, num_cpus=cpus)
+        manager = spec.environment.uv_manager_url if spec.environment is not None else None
+        placed = await self._placement.placed(spec.environment_of_all, spec.bundle, manager)
+        actor = ray.remote(VariantRunner).options(
+            **RUNNER, **placed.options, name=name, num_cpus=cpus
+        )
+        nodes = RayNodes(self._settings, self._url)
+        arguments = (runner_id, spec, self._settings, self._url, solo)
         handle = await asyncio.to_thread(
-            actor.remote, runner_id, spec, self._settings, self._url, solo
+            actor.remote, *arguments, nodes, placed.environment, placed.venv
         )
         started = False
         try:
             await self._prepare(handle, runner_id)
-            async with asyncio.timeout(self._settings.entry_timeout_s):
+            async with asyncio.timeout(self._import_limit(spec)):
                 found = await handle.describe.remote() if describe else None
                 await handle.start.remote()
             started = True
@@ -237,11 +229,23 @@ class RayRunners:
             if not started:
                 await self.kill(runner_id)
 
+    def _import_limit(self, spec: ProjectSpec) -> float:
+        """How long importing may take: with environments of nodes that are built meanwhile, longer."""
+        limit = self._settings.entry_timeout_s
+        variants = (v for named in spec.variants.values() for v in named.values())
+        fine = spec.environment is not None and spec.environment.node_environments
+        if fine or any(v.environment is not None for v in variants):
+            return limit + self._settings.venv_build_timeout_s
+        return limit
+
     async def _prepare(self, handle: ActorHandle, runner_id: str) -> None:
         """Waits until the process is there and has its code; none of the code runs yet."""
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 await handle.prepare.remote()
+        except RayTaskError as e:
+            cause = unwrap(e)
+            raise cause if isinstance(cause, errors.WTBError) else e from e
         except (TimeoutError, RayActorError) as e:
             raise errors.RunnerUnavailable(
                 f"the process did not start: {str(e) or 'no room, or the machine is too busy'}",
@@ -324,6 +328,9 @@ def shutdown(settings: Settings) -> None:
     for handle in runners:
         ray.kill(handle, no_restart=True)
     _with_leases(url, _bury_leases)
+    for handle in (find(n) for n in names if n.startswith(CACHE)):
+        if handle is not None:
+            ray.kill(handle, no_restart=True)
     if (handle := find("audit")) is not None:
         try:
             ray.get(handle.close.remote(), timeout=grace_s)

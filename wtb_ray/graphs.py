@@ -115,6 +115,11 @@ class Graphs:
             self._compiled.move_to_end(taken.key)
             return dataclasses.replace(self._compiled[taken.key], params=taken.params)
 
+    def apart(self, binding: Mapping[str, str]) -> set[str]:
+        """Keys of the nodes of a binding that run in actors of their own."""
+        with self._lock:
+            return {one.key for one in self._taken(binding).apart.values()}
+
     def forget(
         self, binding: Mapping[str, str], others: Iterable[Mapping[str, str]]
     ) -> "list[weakref.ref[Any]] | None":

@@ -220,7 +220,7 @@ class Parking(Frozen):
 
     strategy: PauseStrategy
     kept: tuple[str, ...] = ()
-    """Of `workspace`, `graph` and `process`."""
+    """Of `workspace`, `graph`, `nodes` and `process`."""
     released: tuple[str, ...] = ()
     left_out: dict[str, str] = Field(default_factory=dict)
     """What the strategy could not be applied to, and why."""

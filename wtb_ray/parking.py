@@ -18,6 +18,8 @@ WARM_BELOW_S: Final = 30 * 60.0
 
 WORKSPACE: Final = "workspace"
 GRAPH: Final = "graph"
+NODES: Final = "nodes"
+"""The processes of nodes that run apart, with the resources that they hold."""
 PROCESS: Final = "process"
 
 

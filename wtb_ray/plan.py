@@ -110,6 +110,10 @@ def _refuse(i: int, reason: str) -> None:
     )
 
 
+WAIT_S: Final = 10.0
+"""How long an execution that asks for resources which no host has waits until it asks again."""
+
+
 def retry_delay(attempt: int) -> float:
     """Seconds to wait after the `attempt`-th infrastructure error: doubling, up to a limit."""
     return min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0 ** min(max(attempt, 1) - 1, 32))

@@ -6,6 +6,7 @@ the process from then on: it is blacked out in errors and in what the process pr
 refused in state.
 """
 
+import json
 import os
 import re
 import sys
@@ -68,14 +69,12 @@ def blacked_out(text: str) -> str:
     return text
 
 
-def found_in(text: str) -> str | None:
-    """The name of a secret whose value is in the text, if there is one."""
-    return next((name for value, name in list(_known.items()) if value in text), None)
-
-
-def known() -> bool:
-    """Whether this process has asked for any secret."""
-    return bool(_known)
+def found_in(data: bytes) -> str | None:
+    """The name of a secret whose value is in the bytes, as UTF-8 or as in JSON, if there is one."""
+    for value, name in list(_known.items()):
+        if value.encode() in data or json.dumps(value)[1:-1].encode() in data:
+            return name
+    return None
 
 
 def _directory() -> Path:

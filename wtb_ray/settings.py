@@ -66,6 +66,10 @@ class Settings(BaseSettings):
     """How long idempotency keys, ended operations and rows of dead runners are remembered."""
     idle_pool_s: PositiveFloat = 300.0
     """A pool without work is closed after this time."""
+    idle_node_s: PositiveFloat = 30.0
+    """The actor of a node that holds resources is ended when it was not called for this time."""
+    secrets_dir: Path | None = None
+    """Where `wtb_ray.secret` looks for files, beside the environment. Unset: `/run/secrets`."""
     infrastructure_retries: PositiveInt = 5
     """How often an execution is started again after infrastructure errors before it fails."""
     stop_grace_s: PositiveFloat = 5.0

@@ -2,7 +2,16 @@
 
 import logging
 
+from wtb_ray.secrets import blacked_out
+
 FORMAT = "%(asctime)s %(levelname)s %(name)s [%(action)s] %(message)s"
+
+
+class _Formatter(logging.Formatter):
+    """Writes no secret that this process has asked for."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return blacked_out(super().format(record))
 
 
 def configure(level: str) -> None:
@@ -11,5 +20,5 @@ def configure(level: str) -> None:
     logger.setLevel(level)
     if not logger.handlers:
         handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter(FORMAT, defaults={"action": "-"}))
+        handler.setFormatter(_Formatter(FORMAT, defaults={"action": "-"}))
         logger.addHandler(handler)

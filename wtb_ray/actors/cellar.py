@@ -6,12 +6,12 @@ changed in it while the execution rested is in the execution's trash.
 
 import logging
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from wtb_ray import errors
 from wtb_ray.model import Parking
-from wtb_ray.parking import GRAPH, PROCESS, WORKSPACE
+from wtb_ray.parking import GRAPH, NODES, PROCESS, WORKSPACE
 from wtb_ray.states import ExecutionStatus, PauseStrategy
 from wtb_ray.store import Store
 from wtb_ray.store.parking import Due
@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 
 UNTRACKED: Final = "its files are not tracked: they are nowhere else"
 
-Forget = Callable[[Mapping[str, str]], str | None]
-"""Drops the graph of a binding, or says why it stays."""
+Forget = Callable[[Mapping[str, str]], Awaitable[Mapping[str, str | None]]]
+"""Drops the graph of a binding and its nodes' processes, or says of each why it stays."""
 
 
 class Tally:
@@ -84,8 +84,12 @@ class Cellar:
             return False
         before = execution.parking or Parking(strategy=PauseStrategy.HOT, kept=(GRAPH,))
         tally = Tally(before)
-        if GRAPH in before.kept:
-            tally.note(GRAPH, forget(due.binding) if forget is not None else None)
+        found: Mapping[str, str | None] = {}
+        if forget is not None and {GRAPH, NODES} & set(before.kept):
+            found = await forget(due.binding)
+        for thing in (GRAPH, NODES):
+            if thing in before.kept:
+                tally.note(thing, found.get(thing))
         if PROCESS in before.kept:
             tally.keep(PROCESS, due.strategy is PauseStrategy.WARM)
         if self._workspaces.has(due.execution_id):

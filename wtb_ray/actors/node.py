@@ -8,21 +8,25 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Final
 
-from wtb_ray import apartness, bundles, holds, secrets, telemetry
+from wtb_ray import apartness, bundles, secrets, telemetry, venvs
 from wtb_ray.bindings import Apart
 from wtb_ray.context import Calls
 from wtb_ray.crossing import Ended, NodeCall, packed, perform, unpacked
 from wtb_ray.errors import UnstorableValue
 from wtb_ray.faults import guarded, traceback_of
 from wtb_ray.graphs import Graphs
+from wtb_ray.holds import Hold
 from wtb_ray.model import ProjectSpec
 from wtb_ray.objects import ObjectStore
 from wtb_ray.settings import Settings
 
 SPARE_THREADS: Final = 4
+MOST_CALLS: Final = 16
+"""Calls at once, unless the node's resources say otherwise."""
 
 
 class NodeProcess:
@@ -45,10 +49,12 @@ class NodeProcess:
         self._settings = settings
         self._environment = apart.environment or spec.environment_of_all
         self._venv = venv
-        self._hold: Any = None
+        self._hold: Hold | None = None
         self._graphs = Graphs(spec, timeout_s=settings.entry_timeout_s)
         self._runnable: Any = None
         self._calls: dict[str, Calls] = {}
+        self._most = apart.resources.at_once() if apart.resources is not None else MOST_CALLS
+        self._room = asyncio.Semaphore(self._most)
 
     async def prepare(self) -> None:
         """Fetches the code and the secrets, without importing anything of the project.
@@ -59,11 +65,11 @@ class NodeProcess:
             UnknownBundle: It is not in the object store.
         """
         if self._venv is not None:
-            self._hold = holds.share(self._venv)
+            self._hold = venvs.hold(self._venv)
         if self._environment is not None:
             secrets.provide(self._environment.secrets)
-        threads = (self._apart.resources.at_once() if self._apart.resources else 16) + SPARE_THREADS
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(threads, "node"))
+        executor = ThreadPoolExecutor(self._most + SPARE_THREADS, "node")
+        asyncio.get_running_loop().set_default_executor(executor)
         if self._spec.bundle is None:
             return
         async with ObjectStore(self._settings.objects()) as objects:
@@ -91,8 +97,9 @@ class NodeProcess:
             if self._runnable is None:
                 found, _ = await asyncio.to_thread(self._graphs.node, self._apart)
                 self._runnable = guarded(found)
-            async for message in perform(wanted, self._runnable, calls):
-                yield _sent(message)
+            async with self._room, aclosing(perform(wanted, self._runnable, calls)) as messages:
+                async for message in messages:
+                    yield _sent(message)
         finally:
             if not calls.running:
                 del self._calls[wanted.id]

@@ -15,9 +15,10 @@ from typing import Any, Final
 
 from wtb_ray import errors, graphs
 from wtb_ray.actors.cellar import Cellar, Tally
+from wtb_ray.actors.nodes import Nodes
 from wtb_ray.actors.tracking import Tracking
 from wtb_ray.model import Assignment, ProjectSpec
-from wtb_ray.parking import GRAPH, PROCESS, WORKSPACE, choose
+from wtb_ray.parking import GRAPH, NODES, PROCESS, WORKSPACE, choose
 from wtb_ray.states import PauseStrategy
 from wtb_ray.store import Store
 from wtb_ray.store.parking import Due
@@ -39,6 +40,7 @@ class Parker:
         runner: str,
         spec: ProjectSpec,
         compiled: graphs.Graphs,
+        nodes: Nodes,
         store: Store,
         tracking: Tracking,
         cellar: Cellar,
@@ -52,6 +54,7 @@ class Parker:
             runner: Its id.
             spec: What it runs.
             compiled: The graphs that it has.
+            nodes: The processes of its nodes.
             store: Where it is written down.
             tracking: The workspaces that it has open.
             cellar: Parks colder.
@@ -61,6 +64,7 @@ class Parker:
         self._runner = runner
         self._version = spec.version()
         self._graphs = compiled
+        self._nodes = nodes
         self._store = store
         self._tracking = tracking
         self._cellar = cellar
@@ -102,8 +106,11 @@ class Parker:
             tally.keep(WORKSPACE, workspace.kept)
         if strategy is PauseStrategy.HOT:
             tally.keep(GRAPH, True)
+            if self._nodes.held(self._graphs.apart(one.binding)):
+                tally.keep(NODES, True)
         else:
-            tally.note(GRAPH, self.forget(one.binding, others))
+            for thing, why in (await self.forget(one.binding, others)).items():
+                tally.note(thing, why)
         if not self._alone:
             tally.note(PROCESS, POOLED, kept=False)
         elif cold:
@@ -123,22 +130,30 @@ class Parker:
     async def cool(self, due: Due, others: Sequence[Mapping[str, str]]) -> bool:
         """Parks one colder; see `Cellar.cool`."""
 
-        def forget(binding: Mapping[str, str]) -> str | None:
-            return self.forget(binding, others)
+        async def forget(binding: Mapping[str, str]) -> dict[str, str | None]:
+            return await self.forget(binding, others)
 
         here = due.runner == self._runner and due.version == self._version
         return await self._cellar.cool(due, forget if here else None)
 
-    def forget(self, binding: Mapping[str, str], others: Sequence[Mapping[str, str]]) -> str | None:
-        """Drops a binding's graph and what came with it; says why not, if it stays."""
+    async def forget(
+        self, binding: Mapping[str, str], others: Sequence[Mapping[str, str]]
+    ) -> dict[str, str | None]:
+        """Drops a binding's graph and the processes of its nodes; says of each why not, if it stays."""
+        found: dict[str, str | None] = {GRAPH: None}
+        keys = self._graphs.apart(binding)
+        if self._nodes.held(keys):
+            used = {key for other in others for key in self._graphs.apart(other)}
+            await self._nodes.release(keys - used)
+            found[NODES] = SHARED if self._nodes.held(keys) else None
         dropped = self._graphs.forget(binding, others)
         if dropped is None:
-            return SHARED
+            return {**found, GRAPH: SHARED}
         self._dropped += dropped
         if self._collecting is None:
             loop = asyncio.get_running_loop()
             self._collecting = loop.call_later(COLLECT_S[0], self._collect, COLLECT_S[1:])
-        return None
+        return found
 
     def _collect(self, later: Sequence[float]) -> None:
         """Graphs refer to themselves, so only a collection frees them; also what was there at first.

@@ -20,7 +20,7 @@ from wtb_ray.running import STEPPED
 from wtb_ray.saver import Saver
 from wtb_ray.states import PauseReason, Wanted
 from wtb_ray.store import Store
-from wtb_ray.store.settlements import DRAINED, Kind, Settlement
+from wtb_ray.store.settlements import DRAINED, WAITING, Kind, Settlement
 
 log = logging.getLogger(__name__)
 
@@ -153,6 +153,10 @@ class Performer:
             return None
         except FILES as e:
             return self._unkept(one, fault_of(e))
+        except errors.ResourcesUnavailable as e:
+            return self._settlement(
+                one, "requeue", reason=f"{WAITING}{e.message}", delay_s=plan.WAIT_S
+            )
         except Exception as e:  # what is no node's fault is tried again elsewhere
             log.exception("execution %s interrupted", one.execution_id, extra={"action": "run"})
             return self._settlement(

@@ -20,9 +20,10 @@ from typing import Any
 
 import psycopg
 
-from wtb_ray import bundles, errors, graphs, inputs, scoring, telemetry
+from wtb_ray import bundles, errors, graphs, inputs, scoring, secrets, telemetry, venvs
 from wtb_ray.actors.cellar import Cellar
 from wtb_ray.actors.lease import LeaseKeeper, LoopWatch
+from wtb_ray.actors.nodes import NodeActors, Nodes
 from wtb_ray.actors.operations import Operations
 from wtb_ray.actors.parking import Parker
 from wtb_ray.actors.performer import Performer
@@ -31,6 +32,7 @@ from wtb_ray.actors.tracking import Tracking
 from wtb_ray.api import NodeOutcome
 from wtb_ray.db import Database, GroupCommit
 from wtb_ray.events import RunnerLagged
+from wtb_ray.holds import Hold
 from wtb_ray.model import (
     Assignment,
     Execution,
@@ -72,7 +74,22 @@ class VariantRunner:
         settings: Settings,
         database_url: str,
         solo: bool = False,
+        nodes: NodeActors | None = None,
+        environment: str = "",
+        venv: Path | None = None,
     ):
+        """A runner that has not begun.
+
+        Args:
+            runner_id: Its id.
+            spec: The project version that it serves.
+            settings: Of the bench.
+            database_url: Where its state is.
+            solo: Whether it runs one suspect at a time.
+            nodes: Makes the processes of nodes that run apart.
+            environment: Digest of what it runs in; empty for the bench's own.
+            venv: The directory of that, which it keeps from being removed.
+        """
         telemetry.configure(settings.log_level)
         self.id = runner_id
         self._spec = spec
@@ -93,7 +110,15 @@ class VariantRunner:
         self._parker: Parker | None = None
         self._haunted = False
         self._operations: Operations | None = None
-        self._graphs = graphs.Graphs(spec, self._saver, timeout_s=settings.entry_timeout_s)
+        self._nodes = Nodes(
+            spec, nodes, idle_s=settings.idle_node_s, resting_s=settings.idle_pool_s
+        )
+        self._graphs = graphs.Graphs(
+            spec, self._saver, timeout_s=settings.entry_timeout_s, call=self._nodes.call
+        )
+        self._environment = environment
+        self._venv = venv
+        self._hold: Hold | None = None
         self._settlements: GroupCommit[Settlement, None] = GroupCommit(self._settle)
         self._held: set[tuple[str, int]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -114,7 +139,12 @@ class VariantRunner:
         Raises:
             BundleRejected: The archive is not acceptable.
             UnknownBundle: It is not in the object store.
+            SecretMissing: A secret of its environment is in no place; names it.
         """
+        if self._venv is not None:
+            self._hold = venvs.hold(self._venv)
+        if self._spec.environment_of_all is not None:
+            secrets.provide(self._spec.environment_of_all.secrets)
         await self._db.open()
         self._new_threads()
         if self._spec.bundle is not None:
@@ -136,6 +166,7 @@ class VariantRunner:
             self.id,
             self._spec,
             self._graphs,
+            self._nodes,
             self._store,
             tracking,
             Cellar(self.id, self._store, workspaces),
@@ -157,7 +188,9 @@ class VariantRunner:
             await asyncio.to_thread(inputs.check, self._bundle, wanted)
         if self._spec.file_tracking is not None:
             Rules(self._spec.file_tracking)
-        return await asyncio.to_thread(self._graphs.describe)
+        apart = await asyncio.to_thread(self._graphs.aparts)
+        told = {one.key: await self._nodes.describe(one) for one in apart}
+        return await asyncio.to_thread(self._graphs.describe, told)
 
     async def check_scorers(self, scorers: Sequence[ScorerSpec]) -> None:
         """Imports scorers and checks their arguments, before any cell is made.
@@ -198,6 +231,7 @@ class VariantRunner:
             None,
             ttl,
             configuration=configuration(self._settings, self._url),
+            environment=self._environment,
         )
         self._unclaimed.cancel()
         self._lease = LeaseKeeper(self._url, self.id, epoch, ttl, self._lost)
@@ -251,6 +285,9 @@ class VariantRunner:
         for watch in self._watching:
             watch.cancel()
         await asyncio.gather(*self._watching, return_exceptions=True)
+        await self._nodes.close()
+        if self._hold is not None:
+            self._hold.release()
         await self._objects.aclose()
         await self._db.close()
 

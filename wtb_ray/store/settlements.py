@@ -37,6 +37,8 @@ RESTS: Final = (ExecutionStatus.PAUSED, ExecutionStatus.PENDING)
 """Where it goes on from its restore point later."""
 DRAINED: Final = "drained"
 """The reason of a requeue that lost nothing: it does not count as an attempt."""
+WAITING: Final = "waiting: "
+"""Beginning of the reason of one that waits for what is not there yet; it does not count either."""
 REFUSED: Final = (
     psycopg.DataError,
     psycopg.IntegrityError,
@@ -208,7 +210,7 @@ def _cancel(row: DictRow, actor: str, reason: str | None) -> Change:
 
 def _requeue(row: DictRow, item: Settlement, actor: str, max_attempts: int) -> Change:
     reason = item.reason or "requeued"
-    if reason == DRAINED:
+    if reason == DRAINED or reason.startswith(WAITING):
         return Change(row, "requeue", actor, reason=reason, delay_s=item.delay_s, attempt=-1)
     if row["attempt"] >= max_attempts:
         message = f"started {row['attempt']} times, given back the last time: {reason}"
