@@ -21,9 +21,9 @@ from typing import Final, NamedTuple
 
 from wtb_ray import errors, holds, homes, inputs, locks, removal
 from wtb_ray.bases import Base
+from wtb_ray.environment import Pins
 from wtb_ray.frozen import Frozen
 from wtb_ray.holds import Hold
-from wtb_ray.pinning import Pins
 
 log = logging.getLogger(__name__)
 
