@@ -119,7 +119,9 @@ def _found(data_dir: Path) -> Stack:
 
 
 def _serve(data_dir: Path) -> Iterator[Stack]:
-    environment = {**os.environ, **SETTINGS}
+    (data_dir / "uv.toml").write_text("no-index = true\n")  # tests install their own wheels only
+    own = {"UV_CONFIG_FILE": str(data_dir / "uv.toml"), "UV_CACHE_DIR": str(data_dir / "uv-cache")}
+    environment = {**os.environ, **SETTINGS, **own}
     command = [sys.executable, "-m", "wtb_ray.serve.local", "--data-dir", str(data_dir)]
     for port in ("http", "grpc", "dashboard"):
         command += [f"--{port}-port", "0"]

@@ -8,6 +8,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import Field
 
+from wtb_ray.environment import EnvSpec, NodeResourceConfig
 from wtb_ray.model import (
     Case,
     Fault,
@@ -74,6 +75,11 @@ class NodeView(Frozen):
     implementation: str
     is_async: bool
     subgraph: bool
+    apart: bool = False
+    """It runs in an actor of its own."""
+    environment: EnvSpec | None = None
+    """What it needs beside the environment of the project."""
+    resources: NodeResourceConfig | None = None
     fingerprint: str
     variants: dict[str, VariantSpec]
 
@@ -90,6 +96,8 @@ class Checkpoint(Frozen):
     duration_ms: float
     manifest: str | None = None
     """The file tree that belongs to it."""
+    environment: str | None = None
+    """Digest of what its nodes ran in, but those with one of their own."""
     created_at: datetime
 
 

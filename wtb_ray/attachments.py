@@ -13,7 +13,7 @@ from langgraph.checkpoint.serde.types import ERROR, INTERRUPT
 from langgraph.constants import START
 from langgraph.types import Interrupt
 
-from wtb_ray import secrets
+from wtb_ray import secret_values
 from wtb_ray.commits import Row, Step
 from wtb_ray.context import Calls, Workspace
 
@@ -56,6 +56,8 @@ class Attachment:
     """Strings and paths at or below this directory are refused in state."""
     change: dict[str, Any] | None = None
     """What a user changes: the checkpoint then is no step but that change, in the log too."""
+    environment: str | None = None
+    """Digest of what it runs in."""
     workspace: Workspace | None = None
     """Where its nodes have their files."""
     calls: Calls = field(default_factory=Calls)
@@ -132,6 +134,7 @@ class Attachment:
                 orjson.dumps(tasks),
                 (now - self.step_started) * 1000,
                 manifest,
+                self.environment,
             ),
             event=self._event(checkpoint["id"], number, ran, next, now, manifest)
             if number > 0
@@ -148,14 +151,15 @@ class Attachment:
             # A task whose writes were kept from an earlier run did not run in this one.
             spent = self.finished.get(id, self.step_started) - self.step_started
             error = self.errors.get(id)
-            ran.append(
-                {
-                    "name": name,
-                    "task_id": id,
-                    "duration_ms": round(spent * 1000, 3),
-                    "error": None if error is None else _shown(error),
-                }
-            )
+            run = {
+                "name": name,
+                "task_id": id,
+                "duration_ms": round(spent * 1000, 3),
+                "error": None if error is None else _shown(error),
+            }
+            if name in self.calls.environments:
+                run["environment"] = self.calls.environments[name]
+            ran.append(run)
         return ran
 
     def _event(
@@ -197,4 +201,9 @@ class Attachment:
 
 def _shown(error: Any) -> str:
     """An error as text that Postgres can hold, of bearable length."""
-    return secrets.blacked_out(repr(error))[:LONGEST_ERROR].encode("utf-8", "replace").decode().replace("\x00", "")
+    return (
+        secret_values.blacked_out(repr(error))[:LONGEST_ERROR]
+        .encode("utf-8", "replace")
+        .decode()
+        .replace("\x00", "")
+    )

@@ -18,7 +18,7 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 from langgraph.types import Send
 
-from wtb_ray import errors, secrets
+from wtb_ray import errors, secret_values
 
 Blob = tuple[str, str, str, bytes]
 """Channel, version, type, bytes."""
@@ -59,7 +59,7 @@ def split(
     if forbidden and forbidden.encode() in text:
         for channel, value in inline.items():
             _refuse_below(channel, value, forbidden)
-    if secrets.found_in(text) is not None:
+    if secret_values.found_in(text) is not None:
         for channel, value in inline.items():
             _refuse_secret(channel, json_text(value))
     return text, blobs
@@ -111,7 +111,7 @@ def _is_unicode(text: str) -> bool:
 
 def _refuse_secret(channel: str, data: bytes) -> None:
     """Refuses a value that holds a secret, which must stand nowhere but where it comes from."""
-    if (name := secrets.found_in(data)) is not None:
+    if (name := secret_values.found_in(data)) is not None:
         raise errors.UnstorableValue(
             f"channel {channel!r} holds the value of secret {name}: ask for it where it is needed",
             channel=channel,

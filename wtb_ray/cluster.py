@@ -196,10 +196,8 @@ class RayRunners:
             **RUNNER, **placed.options, name=name, num_cpus=cpus
         )
         nodes = RayNodes(self._settings, self._url)
-        arguments = (runner_id, spec, self._settings, self._url, solo)
-        handle = await asyncio.to_thread(
-            actor.remote, *arguments, nodes, placed.environment, placed.venv
-        )
+        make = partial(actor.remote, runner_id, spec, self._settings, self._url, solo)
+        handle = await asyncio.to_thread(make, nodes, placed.environment, placed.venv)
         started = False
         try:
             await self._prepare(handle, runner_id)
@@ -315,9 +313,7 @@ def shutdown(settings: Settings) -> None:
     """
     grace_s = settings.drain_grace_s
     url = _database_url_now(settings)
-    for name in SHUTDOWN_ORDER:
-        if (handle := find(name)) is not None:
-            ray.kill(handle, no_restart=True)
+    _kill(SHUTDOWN_ORDER)
     names = [a["name"] for a in ray.util.list_named_actors(all_namespaces=True)]
     runners = [h for n in names if n.startswith("runner:") and (h := find(n)) is not None]
     _with_leases(url, _end_leases)
@@ -328,9 +324,7 @@ def shutdown(settings: Settings) -> None:
     for handle in runners:
         ray.kill(handle, no_restart=True)
     _with_leases(url, _bury_leases)
-    for handle in (find(n) for n in names if n.startswith(CACHE)):
-        if handle is not None:
-            ray.kill(handle, no_restart=True)
+    _kill([name for name in names if name.startswith(CACHE)])
     if (handle := find("audit")) is not None:
         try:
             ray.get(handle.close.remote(), timeout=grace_s)
@@ -342,6 +336,12 @@ def shutdown(settings: Settings) -> None:
             ray.get(handle.stop.remote(), timeout=30)
             ray.kill(handle, no_restart=True)
         postgres.stop(settings.data_dir.resolve() / "postgres")
+
+
+def _kill(names: Sequence[str]) -> None:
+    for name in names:
+        if (handle := find(name)) is not None:
+            ray.kill(handle, no_restart=True)
 
 
 def _database_url_now(settings: Settings) -> str | None:

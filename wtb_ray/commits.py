@@ -40,7 +40,7 @@ KINDS: Final = {
     "blobs": ("text", "text", "text", "text", "text", "bytea"),
     "checkpoints": ("text", "text", "text", "text", "jsonb", "jsonb"),
     "writes": ("text", "text", "text", "text", "text", "int4", "text", "text", "bytea"),
-    "steps": ("text", "text", "int4", "text", "utf8", "text", "utf8", "float8", "text"),
+    "steps": ("text", "text", "int4", "text", "utf8", "text", "utf8", "float8", "text", "text"),
     "events": ("text", "text", "text", "text", "text", "utf8"),
 }
 """What the columns of each statement are."""

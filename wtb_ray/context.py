@@ -216,10 +216,12 @@ class Context:
 class Calls:
     """How many sync nodes of a run are at work in threads; a cancelled run does not end them."""
 
-    __slots__ = ("_lock", "running")
+    __slots__ = ("_lock", "environments", "running")
 
     def __init__(self) -> None:
         self.running = 0
+        self.environments: dict[str, str] = {}
+        """Digests of what nodes ran in that ran apart, by name."""
         self._lock = threading.Lock()
 
     def add(self, count: int) -> None:

@@ -99,6 +99,8 @@ class Ended:
     aborted: bool = False
     """The exception was no `Exception`, such as SystemExit."""
     traceback: str | None = None
+    environment: str = ""
+    """Digest of what the node ran in."""
     commit: bool = False
     """Whether the node asked for its files to be kept."""
 
@@ -223,6 +225,9 @@ class _Caller:
                 self._config[CONF][CONFIG_KEY_SEND]([(RESUME, answers)])
 
     def _concluded(self, message: Ended, context: Context | None) -> Any:
+        if context is not None and context.calls is not None and message.environment:
+            outer = self._apart.node.partition("/")[0]
+            context.calls.environments[outer] = message.environment
         if message.commit and context is not None and context.workspace is not None:
             context.workspace.commit()
         if message.asked:
@@ -271,9 +276,11 @@ def _end(task: "asyncio.Task[Any]", workspace: Workspace | None) -> Ended:
         raise
     except Aborted as e:
         inner = e.__cause__ or e
-        return Ended(error=_portable(inner), aborted=True, traceback=traceback_of(inner))
+        where = traceback_of(inner)
+        return Ended(error=_portable(inner), aborted=True, traceback=where)
     except BaseException as e:  # noqa: BLE001 - whatever the user's code raises
-        return Ended(error=_portable(e), traceback=traceback_of(e), commit=commit)
+        where = traceback_of(e)
+        return Ended(error=_portable(e), traceback=where, commit=commit)
 
 
 def _portable(error: BaseException) -> BaseException:

@@ -23,7 +23,7 @@ from langgraph.graph._branch import BranchSpec
 from langgraph.pregel import Pregel
 from langgraph.pregel._retry import arun_with_retry, run_with_retry
 
-from wtb_ray import errors, secrets
+from wtb_ray import errors, secret_values
 from wtb_ray.context import counted
 from wtb_ray.model import Fault
 
@@ -178,7 +178,12 @@ def _trim(told: traceback.TracebackException) -> None:
 
 def _clean(text: str, longest: int) -> str:
     """Text that may be stored: no secrets, no NUL, no lone surrogates, not too long."""
-    text = secrets.blacked_out(text).replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
+    text = (
+        secret_values.blacked_out(text)
+        .replace("\x00", "\\x00")
+        .encode("utf-8", "backslashreplace")
+        .decode()
+    )
     if len(text) <= longest:
         return text
     half = longest // 2

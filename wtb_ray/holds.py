@@ -62,7 +62,7 @@ async def alone(directory: Path) -> AsyncIterator[None]:
     """Inside, nobody else on this host is inside for the same directory, which is made and removed."""
     held = None
     while held is None:
-        held = _entered(directory)
+        held = enter(directory)
         if held is None:
             await asyncio.sleep(POLL_S)
     try:
@@ -77,7 +77,8 @@ def leave(directory: Path, held: Hold) -> None:
         directory.rmdir()
 
 
-def _entered(directory: Path) -> Hold | None:
+def enter(directory: Path) -> Hold | None:
+    """Makes a directory and holds it alone, to be left by `leave`; None when somebody else is inside."""
     with suppress(FileNotFoundError, FileExistsError):  # whoever was inside removes it just now
         directory.mkdir(parents=True, exist_ok=True)
         return seize(directory)

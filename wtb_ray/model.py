@@ -260,6 +260,8 @@ class Execution(Frozen):
     """The checkpoint that it began with."""
     parking: Parking | None = None
     """While it is paused: what it keeps."""
+    environment: str | None = None
+    """Digest of what it runs in, or ran in last; `GET environments/{digest}` says what is installed."""
     created_at: datetime
     started_at: datetime | None = None
     ended_at: datetime | None = None
@@ -294,6 +296,8 @@ class Assignment(Frozen):
     """`step`: run one super-step; `pause` and `drain`: stop at the next boundary."""
     passed: str | None = None
     """The checkpoint whose breakpoints a user has sent it past."""
+    environment: str | None = None
+    """Digest of what the runner runs in."""
     clean_from: int = 0
     """Workspaces of epochs below it are not gone on with."""
     ran: tuple[str, ...] = ()
@@ -321,6 +325,8 @@ class NodeRun(Frozen):
     task_id: str
     duration_ms: float
     error: str | None = None
+    environment: str | None = None
+    """Digest of what it ran in, where that was one of its own."""
 
 
 class Step(Frozen):
@@ -334,6 +340,8 @@ class Step(Frozen):
     next_nodes: tuple[str, ...]
     duration_ms: float
     manifest: str | None = None
+    environment: str | None = None
+    """Digest of what its nodes ran in, but those with one of their own."""
     created_at: datetime
 
 

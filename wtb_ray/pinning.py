@@ -18,12 +18,10 @@ from packaging.utils import (
     parse_wheel_filename,
 )
 from packaging.version import InvalidVersion, Version
-from pydantic import Field
 
 from wtb_ray import errors
 from wtb_ray.bases import Protected
-from wtb_ray.environment import EnvSpec
-from wtb_ray.frozen import Frozen
+from wtb_ray.environment import EnvSpec, Pins
 
 _HASH: Final = re.compile(r"\s--hash[=\s]+(\S+)")
 _COMMENT: Final = re.compile(r"(^|\s)#.*$")
@@ -80,17 +78,6 @@ class Line(NamedTuple):
         marker = f" ; {self.requirement.marker}" if self.requirement.marker else ""
         place = confined(folder, self.path).as_uri()
         return f"{self.requirement.name}{extras} @ {place}{marker}{rest}"
-
-
-class Pins(Frozen):
-    """What an environment comes down to: enough to build the same one again elsewhere."""
-
-    packages: dict[str, str] = Field(default_factory=dict)
-    """Version, or place, by canonical name of all that was asked for and what that needs."""
-    lines: tuple[str, ...] = ()
-    """Requirements of what the base lacks or has otherwise; paths are inside the project's folder."""
-    hashed: bool = False
-    """Whether every line has hashes, which are enforced."""
 
 
 def given(spec: EnvSpec) -> list[Line]:

@@ -17,12 +17,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from wtb_ray import errors
 from wtb_ray.actors.node import NodeProcess
-from wtb_ray.actors.venvs import Venv, VenvCache
+from wtb_ray.actors.venvs import VenvCache
 from wtb_ray.apartness import Description
 from wtb_ray.bindings import Apart
-from wtb_ray.environment import EnvSpec
+from wtb_ray.environment import EnvSpec, Venv
 from wtb_ray.model import NAMESPACE, RUNNER_ENV, ProjectSpec, new_id
-from wtb_ray.secrets import DIRECTORY_ENV
+from wtb_ray.secret_values import DIRECTORY_ENV
 from wtb_ray.settings import Settings, configuration
 
 log = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ class Placement:
             digest = found.environment
             if found.python is not None:
                 runtime["py_executable"] = found.python
-                venv = Path(found.python).parent.parent
+                venv = Path(found.path or found.python)
         if host is not None:
             options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(host, soft=False)
         return Placed({**options, "runtime_env": runtime}, venv, digest)
@@ -129,7 +129,8 @@ class Placement:
             EnvironmentFailed: It cannot be built.
             Unavailable: The host's cache does not answer.
         """
-        return cast(Venv, await self.ask(host, "acquire", environment, bundle, manager))
+        arguments = (environment, bundle) if manager is None else (environment, bundle, manager)
+        return cast(Venv, await self.ask(host, "acquire", *arguments))
 
     async def ask(self, host: str, method: str, *args: Any) -> Any:
         """What a method of a host's cache gives.
@@ -146,7 +147,9 @@ class Placement:
             if isinstance(cause, errors.WTBError):
                 raise cause from e
             self._caches.pop(host, None)
-            raise errors.Unavailable(f"the environments of host {host} do not answer: {cause}") from e
+            raise errors.Unavailable(
+                f"the environments of host {host} do not answer: {cause}"
+            ) from e
 
     def hosts(self) -> list[str]:
         """Ray's ids of the hosts that are there."""
@@ -161,7 +164,7 @@ class Placement:
                 scheduling_strategy=NodeAffinitySchedulingStrategy(host, soft=False),
             )
             for _ in range(2):
-                handle = await asyncio.to_thread(make.remote, self._settings, self._url)
+                handle = await asyncio.to_thread(make.remote, self._settings, self._url, host)
                 try:
                     async with asyncio.timeout(START_TIMEOUT_S):
                         found = await handle.configured.remote()
@@ -209,6 +212,7 @@ class RayNodes:
             spec,
             apart,
             self._settings,
+            placed.environment,
             placed.venv,
         )
         node = RayNode(handle, placed.environment, apart.node, self._settings.entry_timeout_s)
@@ -266,9 +270,9 @@ class RayNode:
             if not ended:
                 ray.cancel(stream)
 
-    async def quiet(self, call_id: str) -> bool:
+    async def quiet(self, call_id: str, within_s: float) -> bool:
         """See `wtb_ray.actors.nodes.NodeActor`."""
-        return cast(bool, await self._asked("quiet", call_id))
+        return cast(bool, await self._asked("quiet", call_id, within_s))
 
     async def kill(self) -> None:
         """See `wtb_ray.actors.nodes.NodeActor`."""
@@ -338,7 +342,7 @@ async def _picked(able: list[str], asked: dict[str, float]) -> str:
 
 
 def _node_id() -> str:
-    return ray.get_runtime_context().get_node_id()
+    return str(ray.get_runtime_context().get_node_id())
 
 
 _where = ray.remote(num_cpus=0, max_retries=3)(_node_id)

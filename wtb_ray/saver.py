@@ -34,7 +34,7 @@ from langgraph.checkpoint.serde.types import ERROR
 from psycopg import AsyncCursor
 from psycopg.rows import DictRow, dict_row
 
-from wtb_ray import channels, errors, secrets
+from wtb_ray import channels, errors, secret_values
 from wtb_ray.attachments import SEPARATOR, Attachment, Boundary
 from wtb_ray.commits import SQL, Claim, Commits, Put, Row, Writes
 from wtb_ray.db import Database
@@ -264,7 +264,7 @@ class Saver(BasePostgresSaver):
         attachment: Attachment | None,
     ) -> Row:
         if channel == ERROR and isinstance(value, BaseException):
-            value = secrets.blacked_out(repr(value))
+            value = secret_values.blacked_out(repr(value))
         forbidden = attachment.forbidden_prefix if attachment else None
         return (
             *(task_id, task_path, WRITES_IDX_MAP.get(channel, index), channel),

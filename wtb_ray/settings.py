@@ -70,6 +70,12 @@ class Settings(BaseSettings):
     """The actor of a node that holds resources is ended when it was not called for this time."""
     secrets_dir: Path | None = None
     """Where `wtb_ray.secret` looks for files, beside the environment. Unset: `/run/secrets`."""
+    venv_max_gb: PositiveFloat = 20.0
+    """Above this many GB of environments on a host, those go that were not used for longest."""
+    venv_max_age_days: PositiveFloat = 7.0
+    """An environment that was not used for this long goes."""
+    venv_build_timeout_s: PositiveFloat = 600.0
+    """Longest time in which an environment is resolved and built."""
     infrastructure_retries: PositiveInt = 5
     """How often an execution is started again after infrastructure errors before it fails."""
     stop_grace_s: PositiveFloat = 5.0
@@ -113,6 +119,10 @@ class Settings(BaseSettings):
     def workspaces(self) -> Path:
         """Where workspaces lie on each host."""
         return self.data_dir.resolve() / "ws"
+
+    def venvs(self) -> Path:
+        """Where built environments lie on each host."""
+        return self.data_dir.resolve() / "venvs"
 
     def for_runners(self) -> "Settings":
         """The same settings without the seals' key: what seals are for is what user code may do."""

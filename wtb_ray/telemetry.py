@@ -2,7 +2,7 @@
 
 import logging
 
-from wtb_ray.secrets import blacked_out
+from wtb_ray.secret_values import blacked_out
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s [%(action)s] %(message)s"
 

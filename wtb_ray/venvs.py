@@ -21,9 +21,9 @@ from typing import Final, NamedTuple
 
 from wtb_ray import errors, holds, homes, inputs, locks, removal
 from wtb_ray.bases import Base
+from wtb_ray.environment import Gone, Pins
 from wtb_ray.frozen import Frozen
 from wtb_ray.holds import Hold
-from wtb_ray.pinning import Pins
 
 log = logging.getLogger(__name__)
 
@@ -77,19 +77,6 @@ class Installed(NamedTuple):
     def python(self) -> str:
         """Its interpreter."""
         return f"{self.path}/bin/python"
-
-
-class Gone(Frozen):
-    """An environment that was removed, or would be."""
-
-    venv: str
-    """Its digest; the beginning of it, where no record tells more."""
-    path: str
-    bytes: int
-    reason: str
-    """`age`, `size` or `invalid`."""
-    used_at: float
-    """When it was last used, in seconds since the epoch."""
 
 
 class Swept(Frozen):

@@ -5,6 +5,7 @@ database: what a call needs comes with it, and what comes of it goes back.
 """
 
 import asyncio
+import dataclasses
 import os
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Final
 
-from wtb_ray import apartness, bundles, secrets, telemetry, venvs
+from wtb_ray import apartness, bundles, secret_values, telemetry, venvs
 from wtb_ray.bindings import Apart
 from wtb_ray.context import Calls
 from wtb_ray.crossing import Ended, NodeCall, packed, perform, unpacked
@@ -25,6 +26,7 @@ from wtb_ray.objects import ObjectStore
 from wtb_ray.settings import Settings
 
 SPARE_THREADS: Final = 4
+QUIET_POLL_S: Final = 0.02
 MOST_CALLS: Final = 16
 """Calls at once, unless the node's resources say otherwise."""
 
@@ -33,7 +35,12 @@ class NodeProcess:
     """One node in a process of its own. `prepare`, then `describe`, or `run` as often as wanted."""
 
     def __init__(
-        self, spec: ProjectSpec, apart: Apart, settings: Settings, venv: Path | None = None
+        self,
+        spec: ProjectSpec,
+        apart: Apart,
+        settings: Settings,
+        environment: str,
+        venv: Path | None = None,
     ) -> None:
         """A process for one node.
 
@@ -41,6 +48,7 @@ class NodeProcess:
             spec: The project version whose code it imports.
             apart: The node.
             settings: Where objects and bundles lie.
+            environment: Digest of what it runs in; empty for the bench's own.
             venv: The environment that it runs in, which it keeps from being removed.
         """
         telemetry.configure(settings.log_level)
@@ -48,6 +56,7 @@ class NodeProcess:
         self._apart = apart
         self._settings = settings
         self._environment = apart.environment or spec.environment_of_all
+        self._digest = environment
         self._venv = venv
         self._hold: Hold | None = None
         self._graphs = Graphs(spec, timeout_s=settings.entry_timeout_s)
@@ -67,7 +76,7 @@ class NodeProcess:
         if self._venv is not None:
             self._hold = venvs.hold(self._venv)
         if self._environment is not None:
-            secrets.provide(self._environment.secrets)
+            secret_values.provide(self._environment.secrets)
         executor = ThreadPoolExecutor(self._most + SPARE_THREADS, "node")
         asyncio.get_running_loop().set_default_executor(executor)
         if self._spec.bundle is None:
@@ -99,22 +108,26 @@ class NodeProcess:
                 self._runnable = guarded(found)
             async with self._room, aclosing(perform(wanted, self._runnable, calls)) as messages:
                 async for message in messages:
+                    if isinstance(message, Ended):
+                        message = dataclasses.replace(message, environment=self._digest)
                     yield _sent(message)
         finally:
             if not calls.running:
                 del self._calls[wanted.id]
 
-    async def quiet(self, call_id: str) -> bool:
-        """Whether nothing of a call is at work any more, in no thread either."""
-        calls = self._calls.get(call_id)
-        if calls is not None and not calls.running:
-            del self._calls[call_id]
-            return True
-        return calls is None
+    async def quiet(self, call_id: str, within_s: float) -> bool:
+        """Whether nothing of a call is at work any more, in no thread either, or ends in this time."""
+        for _ in range(int(within_s / QUIET_POLL_S)):
+            calls = self._calls.get(call_id)
+            if calls is None or not calls.running:
+                self._calls.pop(call_id, None)
+                return True
+            await asyncio.sleep(QUIET_POLL_S)
+        return False
 
 
 def _sent(message: Any) -> bytes:
     try:
         return packed(message)
-    except UnstorableValue as e:
-        return packed(Ended(error=e, traceback=traceback_of(e)))
+    except UnstorableValue as e:  # the node's fault, as any other exception of it
+        return packed(Ended(error=TypeError(e.message), traceback=traceback_of(e)))

@@ -22,7 +22,6 @@ log = logging.getLogger(__name__)
 
 QUIET_S: Final = 1.0
 """How long a cancelled call may take to end before its process is given up."""
-QUIET_POLL_S: Final = 0.02
 REAP_S: Final = 1.0
 
 
@@ -49,8 +48,8 @@ class NodeActor(Protocol):
         """
         ...
 
-    async def quiet(self, call_id: str) -> bool:
-        """Whether nothing of a call is at work any more."""
+    async def quiet(self, call_id: str, within_s: float) -> bool:
+        """Whether nothing of a call is at work any more, or comes to its end in this time."""
         ...
 
     async def kill(self) -> None:
@@ -209,11 +208,11 @@ class Nodes:
     async def _settle(self, key: str, member: _Member, call_id: str) -> None:
         """Waits for a cancelled call to end; gives its process up where it does not."""
         try:
-            async with asyncio.timeout(QUIET_S):
-                while not await member.actor.quiet(call_id):
-                    await asyncio.sleep(QUIET_POLL_S)
-        except (TimeoutError, errors.Unavailable) as e:
-            log.warning("a call of %s did not end: %r", member.apart.node, e)
+            quiet = await member.actor.quiet(call_id, QUIET_S)
+        except errors.Unavailable:
+            quiet = False
+        if not quiet:
+            log.warning("a call of node %s did not end", member.apart.node)
             self._drop(key, member)
 
     async def _reap(self) -> None:

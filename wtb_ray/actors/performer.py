@@ -141,6 +141,7 @@ class Performer:
             project=one.project,
             batch_id=one.batch_id,
             actor=self._runner,
+            environment=one.environment,
         )
 
     async def _outcome(self, one: Assignment, work: _Work) -> Settlement | None:

@@ -20,7 +20,17 @@ from typing import Any
 
 import psycopg
 
-from wtb_ray import bundles, errors, graphs, inputs, scoring, secrets, telemetry, venvs
+from wtb_ray import (
+    bundles,
+    environments,
+    errors,
+    graphs,
+    inputs,
+    scoring,
+    secret_values,
+    telemetry,
+    venvs,
+)
 from wtb_ray.actors.cellar import Cellar
 from wtb_ray.actors.lease import LeaseKeeper, LoopWatch
 from wtb_ray.actors.nodes import NodeActors, Nodes
@@ -31,6 +41,7 @@ from wtb_ray.actors.sweeping import sweep_host
 from wtb_ray.actors.tracking import Tracking
 from wtb_ray.api import NodeOutcome
 from wtb_ray.db import Database, GroupCommit
+from wtb_ray.environment import EnvSpec, Pins
 from wtb_ray.events import RunnerLagged
 from wtb_ray.holds import Hold
 from wtb_ray.model import (
@@ -144,7 +155,7 @@ class VariantRunner:
         if self._venv is not None:
             self._hold = venvs.hold(self._venv)
         if self._spec.environment_of_all is not None:
-            secrets.provide(self._spec.environment_of_all.secrets)
+            secret_values.provide(self._spec.environment_of_all.secrets)
         await self._db.open()
         self._new_threads()
         if self._spec.bundle is not None:
@@ -220,6 +231,7 @@ class VariantRunner:
     async def start(self) -> None:
         """Imports the project and takes the lease; from then on the scheduler gives it work."""
         await asyncio.to_thread(self._graphs.compiled, {})
+        environment = self._environment or await self._register_base()
         ttl = self._settings.lease_ttl_s
         epoch = await self._store.leases.start_runner(
             self.id,
@@ -231,7 +243,7 @@ class VariantRunner:
             None,
             ttl,
             configuration=configuration(self._settings, self._url),
-            environment=self._environment,
+            environment=environment,
         )
         self._unclaimed.cancel()
         self._lease = LeaseKeeper(self._url, self.id, epoch, ttl, self._lost)
@@ -244,6 +256,16 @@ class VariantRunner:
         watches = (self._return_undelivered(), self._hear_wishes(), self._sweep())
         self._watching = [asyncio.create_task(watch) for watch in watches]
         await self._store.leases.ready(self.id, epoch)
+
+    async def _register_base(self) -> str:
+        """Writes down what the bench's own environment has, which everything here runs in."""
+        spec, base = EnvSpec(), await asyncio.to_thread(environments.base)
+        venv = environments.venv_digest(spec, base, {})
+        digest = environments.environment_digest(spec, venv)
+        await self._store.environments.register(digest, venv, spec, actor=self.id)
+        pins = Pins(lines=(), packages=base.packages, hashed=False)
+        await self._store.environments.settle(venv, pins)
+        return digest
 
     async def run(self, chunk: Sequence[Assignment]) -> int:
         """Starts all executions of the chunk; returns when there is room again, with the free slots.

@@ -25,8 +25,8 @@ MOST: Final = 500
 """The largest page that the bench gives."""
 CONNECT_TIMEOUT_S: Final = 5.0
 TIMEOUT_S: Final = 30.0
-REGISTER_TIMEOUT_S: Final = 300.0
-"""Registering starts a process and imports the user's code in it."""
+REGISTER_TIMEOUT_S: Final = 900.0
+"""Registering builds environments, starts processes in them and imports the user's code there."""
 FILE_TIMEOUT_S: Final = 300.0
 """A large file is fetched and verified before its first byte is sent."""
 

@@ -30,6 +30,16 @@ class Execution:
         return self.view.values
 
     @property
+    def reason(self) -> str | None:
+        """Why it stands as it does: what it paused for, or what it waits for."""
+        return self.info.reason
+
+    @property
+    def environment(self) -> str | None:
+        """Digest of what it runs in; `environment(digest)` of the bench says what is installed."""
+        return self.info.environment
+
+    @property
     def error(self) -> model.Fault | None:
         """Why it failed, if it did."""
         return self.info.error
@@ -55,6 +65,7 @@ class Execution:
             "steps": self.info.head_step,
             "node runs": self.info.node_runs,
             "latency": _ms(self.info.latency_ms),
+            "reason": self.reason,
             "next": ", ".join(self.next_nodes),
             "error": f"{error.type} in {error.node or 'graph'}: {error.message}" if error else None,
         }

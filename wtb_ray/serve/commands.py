@@ -12,7 +12,7 @@ from jsonschema.validators import Draft202012Validator, validator_for
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
-from wtb_ray import errors, requests
+from wtb_ray import bindings, errors, requests
 from wtb_ray.api import NodeOutcome
 from wtb_ray.control import (
     AnswersRequest,
@@ -65,7 +65,16 @@ class Commands:
             reason=request.reason,
             strategy=request.strategy,
             expected_s=request.expected_s,
+            gpus=await self._gpus(id) if request.expected_s is not None else 0.0,
         )
+
+    async def _gpus(self, id: str) -> float:
+        """What the nodes of an execution hold of them in actors of their own."""
+        execution = await self._store.executions.get(id)
+        version = await self._operating.version_of(execution)
+        nodes = [node.name for node in requests.graph_of(version, execution.binding).nodes]
+        apart = bindings.apart(version.spec, execution.binding, nodes).values()
+        return sum(one.resources.num_gpus for one in apart if one.resources is not None)
 
     async def resume(self, id: str, request: ResumeRequest, actor: str) -> Execution | Operation:
         """Sends a paused execution on, with another state or with answers."""

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
-from wtb_ray import cluster, errors
+from wtb_ray import errors, placement
 from wtb_ray.db import Database
 from wtb_ray.objects import ObjectStore
 from wtb_ray.serve.auth import Gate
@@ -35,7 +35,7 @@ def invalid(error: ValidationError, *, field: str = "") -> errors.InvalidRequest
 
 def translated(error: Exception) -> Exception:
     """The error of ours that a failed call of the controller means, or the error itself."""
-    cause = cluster.unwrap(error)
+    cause = placement.unwrap(error)
     if isinstance(cause, errors.WTBError):
         return cause
     if isinstance(cause, ValidationError):

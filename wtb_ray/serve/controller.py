@@ -12,7 +12,7 @@ from typing import Any
 
 import ray
 
-from wtb_ray import cluster, errors, plan, requests, scoring, telemetry
+from wtb_ray import cluster, errors, placement, plan, requests, scoring, telemetry
 from wtb_ray.api import (
     BatchTestRequest,
     ExecuteRequest,
@@ -29,6 +29,7 @@ from wtb_ray.model import (
 )
 from wtb_ray.objects import ObjectStore
 from wtb_ray.serve.commands import Commands
+from wtb_ray.serve.environments import EnvironmentCommands
 from wtb_ray.settings import Settings
 from wtb_ray.states import TERMINAL_BATCH
 from wtb_ray.store import Store
@@ -38,7 +39,7 @@ log = logging.getLogger(__name__)
 LEADERBOARD_WAIT_S = 5.0
 
 
-class ExecutionController(Commands):
+class ExecutionController(EnvironmentCommands, Commands):
     """Commands on projects, executions and batches."""
 
     async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Serve awaits it
@@ -50,6 +51,7 @@ class ExecutionController(Commands):
         self._store = Store(self._db)
         self._objects = ObjectStore(settings.objects())
         self._runners = cluster.RayRunners(settings, self._url)
+        self._placement = placement.Placement(settings.for_runners(), self._url)
         super().__init__(
             self._store, ask=self._ask, wake=cluster.wake_scheduler, register=self.register
         )
@@ -203,7 +205,7 @@ class ExecutionController(Commands):
         try:
             computed: Leaderboard = await reference
         except ray.exceptions.RayTaskError as e:
-            raise cluster.unwrap(e) from e
+            raise placement.unwrap(e) from e
         return computed
 
 

@@ -19,6 +19,7 @@ from wtb_ray.serve import (
     http_bundles,
     http_control,
     http_diff,
+    http_environments,
     http_events,
     http_executions,
     http_files,
@@ -104,6 +105,8 @@ def build_api(context: Context) -> FastAPI:
         http_batches.commands,
         http_batches.reads,
         http_bundles.router,
+        http_environments.commands,
+        http_environments.reads,
         http_events.router,
         http_audit.router,
     ):

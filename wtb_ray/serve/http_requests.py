@@ -92,6 +92,7 @@ def shown(step: Step) -> Checkpoint:
         next_nodes=list(step.next_nodes),
         duration_ms=step.duration_ms,
         manifest=step.manifest,
+        environment=step.environment,
         created_at=step.created_at,
     )
 

@@ -136,6 +136,9 @@ def _nodes(version: ProjectVersion) -> list[NodeView]:
             implementation=node.implementation,
             is_async=node.is_async,
             subgraph=node.subgraph,
+            apart=node.apart,
+            environment=version.spec.environment_of(node.name, None),
+            resources=version.spec.resources_of(node.name, None),
             fingerprint=node.fingerprint,
             variants=version.spec.variants.get(node.name, {}),
         )

@@ -154,7 +154,7 @@ FROM answers WHERE thread_id = %(from)s AND checkpoint_id = %(checkpoint_id)s
 
 -- name: steps_of_branches
 SELECT s.thread_id, s.checkpoint_id, s.step, s.source, s.nodes, s.next_nodes, s.duration_ms,
-       s.manifest, s.created_at
+       s.manifest, s.environment_digest AS environment, s.created_at
 FROM branches b JOIN steps s USING (thread_id)
 WHERE b.execution_id = %(id)s ORDER BY b.number, s.step, s.checkpoint_id
 

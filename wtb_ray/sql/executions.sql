@@ -18,7 +18,7 @@ SELECT thread_id, id, 0, 'start' FROM made RETURNING execution_id
 SELECT e.id, e.project, e.version, e.binding, e.status, e.reason, e.wanted, e.epoch, e.owner,
        e.thread_id, e.head, e.head_step, e.recursion_limit, e.breakpoints, e.batch_id, k.case_id,
        e.repetition, e.attempt, e.suspect, e.error, e.latency_ms, e.node_runs, e.forked_from,
-       e.forked_at, e.parking, e.created_at, e.started_at, e.ended_at
+       e.forked_at, e.parking, e.environment, e.created_at, e.started_at, e.ended_at
 FROM executions e LEFT JOIN cases k ON k.batch_id = e.batch_id AND k.ordinal = e.case_ordinal
 
 -- name: newest_executions
@@ -47,7 +47,7 @@ UPDATE cells c SET status = %(status)s, execution_id = i.id FROM item i WHERE c.
 
 -- name: claim_executions
 WITH lease AS (
-    SELECT id, reserved_for FROM leases
+    SELECT id, reserved_for, environment FROM leases
     WHERE id = %(owner)s AND kind = 'runner' AND epoch = %(owner_epoch)s
       AND status IN ('STARTING', 'READY') AND until > now()
     FOR NO KEY UPDATE
@@ -69,7 +69,8 @@ WITH lease AS (
 ), claimed AS (
     UPDATE executions e SET
         status = %(status)s, owner = %(owner)s, epoch = e.epoch + 1, attempt = e.attempt + 1,
-        reason = NULL, seen = now(), ran_in = %(owner)s, started_at = coalesce(e.started_at, now())
+        reason = NULL, seen = now(), ran_in = %(owner)s,
+        environment = (SELECT environment FROM lease), started_at = coalesce(e.started_at, now())
     FROM picked p WHERE e.id = p.id
     RETURNING e.*, p.written_by
 ), busy AS (
@@ -78,7 +79,7 @@ WITH lease AS (
 SELECT e.id, e.epoch, e.thread_id, e.head, e.head_step, e.version, e.project, e.binding,
        coalesce(e.input, k.input) AS input, e.recursion_limit, e.breakpoints, e.batch_id, k.case_id,
        k.expected, k.metadata, e.repetition, e.suspect, e.attempt, e.tracking, e.wanted, e.passed,
-       e.clean_from, e.written_by::text AS written_by,
+       e.clean_from, e.environment, e.written_by::text AS written_by,
        pg_current_xact_id()::text AS xid
 FROM claimed e LEFT JOIN cases k ON k.batch_id = e.batch_id AND k.ordinal = e.case_ordinal
 ORDER BY e.priority DESC, e.created_at
@@ -203,7 +204,7 @@ WITH RECURSIVE chain AS (
     FROM chain c JOIN branches b ON b.thread_id = c.thread_id WHERE b.parent_thread IS NOT NULL
 )
 SELECT s.thread_id, s.checkpoint_id, s.step, s.source, s.nodes, s.next_nodes, s.duration_ms,
-       s.manifest, s.created_at
+       s.manifest, s.environment_digest AS environment, s.created_at
 FROM chain c
 JOIN steps s ON s.thread_id = c.thread_id AND (c.last_step IS NULL OR s.step <= c.last_step)
 ORDER BY c.depth, s.step DESC
@@ -218,7 +219,7 @@ WITH RECURSIVE chain AS (
     FROM chain c JOIN branches b ON b.thread_id = c.thread_id WHERE b.parent_thread IS NOT NULL
 )
 SELECT s.thread_id, s.checkpoint_id, s.step, s.source, s.nodes, s.next_nodes, s.duration_ms,
-       s.manifest, s.created_at
+       s.manifest, s.environment_digest AS environment, s.created_at
 FROM chain c
 JOIN steps s ON s.thread_id = c.thread_id AND (c.last_step IS NULL OR s.step <= c.last_step)
 WHERE s.checkpoint_id = %(checkpoint_id)s LIMIT 1

@@ -2,15 +2,18 @@
 SELECT kind, status, epoch, reserved_for FROM leases WHERE id = %(id)s FOR NO KEY UPDATE
 
 -- name: start_runner
-INSERT INTO leases (id, kind, pool, holder, until, slots, solo, host, pid, actor_id, configuration)
+INSERT INTO leases (id, kind, pool, holder, until, slots, solo, host, pid, actor_id, configuration,
+                    environment)
 VALUES (
     %(id)s, 'runner', %(pool)s, %(id)s, now() + make_interval(secs => %(ttl_s)s),
-    %(slots)s, %(solo)s, %(host)s, %(pid)s, %(actor_id)s, %(configuration)s
+    %(slots)s, %(solo)s, %(host)s, %(pid)s, %(actor_id)s, %(configuration)s,
+    %(environment)s
 )
 ON CONFLICT (id) DO UPDATE SET
     status = 'STARTING', epoch = leases.epoch + 1, pool = EXCLUDED.pool, until = EXCLUDED.until,
     slots = EXCLUDED.slots, solo = EXCLUDED.solo, host = EXCLUDED.host, pid = EXCLUDED.pid,
-    actor_id = EXCLUDED.actor_id, configuration = EXCLUDED.configuration, reserved_for = NULL,
+    actor_id = EXCLUDED.actor_id, configuration = EXCLUDED.configuration,
+    environment = EXCLUDED.environment, reserved_for = NULL,
     created_at = now(), busy_at = now()
 WHERE leases.kind = 'runner'
 RETURNING epoch

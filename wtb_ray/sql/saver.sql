@@ -54,13 +54,15 @@ WHERE w.idx < 0
 
 -- name: steps
 INSERT INTO steps
-    (thread_id, checkpoint_id, step, source, nodes, next_nodes, next_tasks, duration_ms, manifest)
+    (thread_id, checkpoint_id, step, source, nodes, next_nodes, next_tasks, duration_ms, manifest,
+     environment_digest)
 SELECT thread_id, checkpoint_id, step, source, nodes, string_to_array(next_nodes, E'\x1f'),
-       next_tasks, duration_ms, manifest
+       next_tasks, duration_ms, manifest, environment
 FROM unnest(
     %s::text[], %s::text[], %s::int[], %s::text[], %s::text[], %s::text[], %s::text[],
-    %s::float8[], %s::text[]
-) AS s (thread_id, checkpoint_id, step, source, nodes, next_nodes, next_tasks, duration_ms, manifest)
+    %s::float8[], %s::text[], %s::text[]
+) AS s (thread_id, checkpoint_id, step, source, nodes, next_nodes, next_tasks, duration_ms, manifest,
+        environment)
 ON CONFLICT (thread_id, checkpoint_id) DO NOTHING
 
 -- name: events

@@ -39,6 +39,7 @@ class Control:
         reason: str | None = None,
         strategy: PauseStrategy | str | None = None,
         expected_s: float | None = None,
+        gpus: float = 0.0,
     ) -> Execution:
         """Pauses a waiting execution at once; a running one pauses at its next boundary.
 
@@ -48,13 +49,14 @@ class Control:
             reason: Why.
             strategy: What it keeps meanwhile; None: chosen by how long that will be.
             expected_s: How long that will be; None: nobody knows.
+            gpus: What its nodes hold of them.
 
         Raises:
             UnknownExecution: There is none with this id.
             InvalidTransition: It neither waits nor runs.
             InvalidRequest: There is no such strategy, or no such duration.
         """
-        chosen = parking.choose(expected_s, explicit=strategy)
+        chosen = parking.choose(expected_s, gpus=gpus, explicit=strategy)
 
         async def work(conn: Connection) -> Execution:
             row = await locked(conn, id)

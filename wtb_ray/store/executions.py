@@ -380,4 +380,5 @@ def assignment_of(row: DictRow, standing: restore_points.Standing) -> Assignment
         wanted=row["wanted"],
         passed=row["passed"],
         clean_from=row["clean_from"],
+        environment=row.get("environment"),
     )

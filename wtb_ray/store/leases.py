@@ -46,6 +46,7 @@ class Leases:
         ttl_s: float,
         *,
         configuration: str = "",
+        environment: str | None = None,
         actor: str | None = None,
         max_attempts: int = MAX_ATTEMPTS,
     ) -> int:
@@ -57,6 +58,7 @@ class Leases:
         actor = actor or id
         params = {"id": id, "pool": pool, "slots": slots, "solo": solo, "host": host, "pid": pid}
         params |= {"actor_id": actor_id, "ttl_s": ttl_s, "configuration": configuration}
+        params["environment"] = environment
 
         async def work(conn: Connection) -> int:
             lease = await _lock(conn, id)

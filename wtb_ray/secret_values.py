@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any, Final, TextIO
 
 from wtb_ray import errors
-from wtb_ray.environment import OWN
 
+OWN: Final = ("WTB_", "RAY_", "LANGGRAPH_STRICT_MSGPACK", "PYTHONHOME", "PYTHONPATH", "LD_PRELOAD")
+"""Beginnings of variables that are the bench's own."""
 DIRECTORY_ENV: Final = "WTB_SECRETS_DIR"
 DIRECTORY: Final = "/run/secrets"
 SHORTEST: Final = 4
@@ -100,7 +101,7 @@ def _remember(name: str, value: str) -> None:
         return
     with _lock:
         if not _known:
-            sys.stdout, sys.stderr = _BlackingOut(sys.stdout), _BlackingOut(sys.stderr)  # type: ignore[assignment]
+            sys.stdout, sys.stderr = _BlackingOut(sys.stdout), _BlackingOut(sys.stderr)
         _known[value] = name
         for line in value.splitlines():  # a key of several lines is printed line by line
             if len(line) >= 16:

@@ -1,0 +1,195 @@
+"""Environments and nodes of their own, on real Ray: two versions of one library in one batch."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from tests.stack import Stack, wait_until
+from tests.wheels import make_wheel
+from wtb_ray import errors
+from wtb_ray.sdk import (
+    EnvironmentConfig,
+    EnvSpec,
+    ExecutionConfig,
+    NodeResourceConfig,
+    WorkflowProject,
+    WTBTestBench,
+)
+
+GRAPH = """
+import os
+from typing import Any
+from typing_extensions import TypedDict
+from langgraph.graph import START, StateGraph
+import wtb_ray
+
+
+class State(TypedDict, total=False):
+    x: int
+    seen: str
+    pid: int
+    env: str
+
+
+def prepare(state: State) -> State:
+    return {"x": state["x"] + 1}
+
+
+def measure(state: State) -> State:
+    try:
+        import lab
+        seen = lab.VERSION
+    except ImportError:
+        seen = "none"
+    return {"seen": seen, "pid": os.getpid(), "env": os.environ.get("LAB_MODE", "")}
+
+
+def graph() -> Any:
+    builder = StateGraph(State)
+    builder.add_node("prepare", prepare)
+    builder.add_node("measure", measure)
+    builder.add_edge(START, "prepare")
+    builder.add_edge("prepare", "measure")
+    return builder
+"""
+VARIANT = """
+import os
+import lab  # there only in this node's environment
+
+
+def measure(state):
+    return {"seen": f"own {lab.VERSION}", "pid": os.getpid()}
+"""
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A project with wheels of two versions of one library in its folder."""
+    folder = tmp_path / "project"
+    for version in ("1.0", "2.0"):
+        make_wheel(folder / "wheels", "lab", version)
+    (folder / "pyproject.toml").write_text("")
+    (folder / "lab_graph.py").write_text(GRAPH)
+    (folder / "lab_variant.py").write_text(VARIANT)
+    return folder
+
+
+def lab(version: str, **more: Any) -> EnvSpec:
+    return EnvSpec(packages=(f"lab=={version}",), find_links=("wheels",), **more)
+
+
+def project(root: Path, name: str, **more: Any) -> WorkflowProject:
+    return WorkflowProject(name=name, graph_factory="lab_graph:graph", root=root, **more)
+
+
+@pytest.mark.timeout(300)
+def test_two_versions_of_one_library_run_side_by_side_in_one_batch(
+    bench: WTBTestBench, stack: Stack, root: Path
+) -> None:
+    config = EnvironmentConfig(granularity="variant", node_environments={"measure": lab("1.0")})
+    made = project(root, "lab", environment=config)
+    made.register_variant("measure", "new", environment=lab("2.0", env_vars={"LAB_MODE": "fast"}))
+    made.register_variant("measure", "own", "lab_variant:measure", environment=lab("2.0"))
+    version = bench.register_project(made)
+    assert [node.name for node in version.graph.nodes if node.apart] == ["measure"]
+    batch = bench.run_batch_test(
+        project="lab",
+        variant_matrix=[{}, {"measure": "new"}, {"measure": "own"}],
+        test_cases=[{"id": f"c{x}", "input": {"x": x}} for x in range(3)],
+    )
+    assert batch.status == "COMPLETED"
+    seen: dict[str, set[str]] = {}
+    digests: dict[str, set[str]] = {}
+    for cell in batch.results:
+        done = bench.get_execution(cell.execution_id or "")
+        seen.setdefault(cell.variant, set()).add(
+            f"{done.state['seen']} {done.state.get('env', '')}"
+        )
+        [newest, *_] = bench.get_checkpoints(done.id)
+        [ran] = newest.nodes
+        digests.setdefault(cell.variant, set()).add(ran.environment or "")
+    assert seen == {
+        "default": {"1.0 "},
+        "measure=new": {"2.0 fast"},
+        "measure=own": {"own 2.0 "},
+    }
+    assert len(set.union(*digests.values())) == 3, "each variant's environment is recorded"
+    for variant, version_ in (("default", "1.0"), ("measure=new", "2.0")):
+        [digest] = digests[variant]
+        found = httpx.get(f"{stack.url}/api/v1/environments/{digest}", trust_env=False).json()
+        assert found["packages"]["lab"] == version_
+
+
+@pytest.mark.timeout(240)
+def test_a_workflow_runs_in_its_environment_and_its_runner_is_bound_to_it(
+    bench: WTBTestBench, stack: Stack, root: Path
+) -> None:
+    spec = lab("2.0", env_vars={"LAB_MODE": "whole"})
+    bench.register_project(
+        project(root, "lab-all", environment=EnvironmentConfig(default_env=spec))
+    )
+    done = bench.run(project="lab-all", initial_state={"x": 1}, timeout=90)
+    assert (done.state["seen"], done.state["env"]) == ("2.0", "whole")
+    runner = psutil.Process(done.state["pid"])
+    assert str(stack.data_dir / "venvs") in (runner.environ().get("VIRTUAL_ENV") or runner.exe())
+
+
+@pytest.mark.timeout(240)
+def test_resources_of_a_node_are_rays_and_what_no_host_has_is_waited_for_by_name(
+    bench: WTBTestBench, stack: Stack, root: Path
+) -> None:
+    own = ExecutionConfig(
+        node_resources={"measure": NodeResourceConfig(num_cpus=0.5, memory="64MiB")}
+    )
+    bench.register_project(project(root, "lab-cpu", execution=own))
+    done = bench.run(project="lab-cpu", initial_state={"x": 1}, timeout=90)
+    actors = httpx.get(
+        f"{stack.dashboard}/api/v0/actors",
+        params={
+            "detail": "true",
+            "filter_keys": "pid",
+            "filter_predicates": "=",
+            "filter_values": str(done.state["pid"]),
+        },
+        timeout=30,
+        trust_env=False,
+    ).json()["data"]["result"]["result"]
+    [actor] = [a for a in actors if a["class_name"] == "NodeProcess"]
+    assert actor["required_resources"] == {"CPU": 0.5, "memory": 64 << 20}
+
+    gpu = ExecutionConfig(node_resources={"measure": NodeResourceConfig(num_gpus=7)})
+    bench.register_project(project(root, "lab-gpu", execution=gpu))
+    waiting = bench.run(project="lab-gpu", initial_state={"x": 1}, wait=False)
+    found = wait_until(
+        lambda: (
+            (row := bench.get_execution(waiting.id)).status == "PENDING"
+            and (row.reason or "").startswith("waiting: ")
+            and row
+        ),
+        60,
+    )
+    assert "'GPU': 7.0" in found.reason
+    assert "measure" in found.reason
+    bench.stop(waiting.id)
+
+
+@pytest.mark.timeout(240)
+def test_environments_that_cannot_be_are_refused_at_registration_by_name(
+    bench: WTBTestBench, root: Path
+) -> None:
+    def refused(kind: type[errors.WTBError], **spec: Any) -> errors.WTBError:
+        config = EnvironmentConfig(default_env=EnvSpec(**spec))
+        with pytest.raises(kind) as e:
+            bench.register_project(project(root, "lab-bad", environment=config))
+        return e.value
+
+    conflict = refused(errors.EnvironmentConflict, packages=("pydantic==1.10.0",))
+    assert "pydantic==1.10.0" in json.dumps(conflict.body())
+    assert "requires pydantic" in json.dumps(conflict.body()), "and what the bench needs"
+    refused(errors.PythonMismatch, python_version="3.8")
+    missing = refused(errors.SecretMissing, secrets=("NO_SUCH_SECRET",))
+    assert missing.details["secret"] == "NO_SUCH_SECRET"
