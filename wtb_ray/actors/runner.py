@@ -200,8 +200,9 @@ class VariantRunner:
         if self._spec.file_tracking is not None:
             Rules(self._spec.file_tracking)
         apart = await asyncio.to_thread(self._graphs.aparts)
-        told = {one.key: await self._nodes.describe(one) for one in apart}
-        return await asyncio.to_thread(self._graphs.describe, told)
+        told = await asyncio.gather(*(self._nodes.describe(one) for one in apart))
+        keys = (one.key for one in apart)
+        return await asyncio.to_thread(self._graphs.describe, dict(zip(keys, told, strict=True)))
 
     async def check_scorers(self, scorers: Sequence[ScorerSpec]) -> None:
         """Imports scorers and checks their arguments, before any cell is made.
