@@ -309,6 +309,20 @@ class Step(Frozen):
     created_at: datetime
 
 
+class InnerStep(Frozen):
+    """One super-step of a subgraph, within a root super-step."""
+
+    thread_id: str
+    root: str
+    """The root checkpoint after which the subgraph ran."""
+    path: str
+    """Of the subgraph: `outer`, or `outer/inner`."""
+    ran: tuple[str, ...]
+    """The nodes that ended in it."""
+    following: tuple[str, ...]
+    """Of its last super-step: nodes that come next; such as wait for several others are not told."""
+
+
 class FileEntry(Frozen):
     """One file, link or directory of a file tree."""
 

@@ -5,7 +5,7 @@ it settles happens once, whole, with its cells, scores and events.
 """
 
 import builtins
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import orjson
@@ -18,6 +18,7 @@ from wtb_ray.model import (
     Assignment,
     Demand,
     Execution,
+    InnerStep,
     ProjectVersion,
     Step,
     canonical,
@@ -274,6 +275,13 @@ class Executions:
         """
         async with self._db.connection() as conn:
             return await history.steps_of(conn, id)
+
+    async def inner_steps(self, places: Collection[tuple[str, str]]) -> builtins.list[InnerStep]:
+        """What subgraphs did after these root checkpoints, each in its thread."""
+        threads, roots = zip(*places, strict=True) if places else ((), ())
+        params = {"threads": list(threads), "roots": list(roots)}
+        rows = await self._db.rows(SQL["inner_steps"], params)
+        return [history.inner_step_of(row) for row in rows]
 
     async def step(self, id: str, checkpoint_id: str) -> Step:
         """One step of the execution's history, abandoned ones included.
