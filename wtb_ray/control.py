@@ -337,3 +337,10 @@ class VariantChange(Frozen):
 
     active: bool
     """False: nothing new may take it; what runs with it goes on."""
+
+
+class ProjectChange(Frozen):
+    """Body of `PATCH workflows/{name}`."""
+
+    active: bool
+    """False: nothing new of the project may start; what runs goes on."""

@@ -171,6 +171,8 @@ class ProjectVersion(Frozen):
     graph: GraphInfo
     workflows: dict[str, GraphInfo] = Field(default_factory=dict)
     created_at: datetime
+    active: bool = True
+    """False: nothing new of its project may start; what runs goes on."""
 
 
 class Fault(Frozen):

@@ -75,6 +75,7 @@ class Travel:
             requests.check_fit(version, binding, step.next_nodes, channels)
         checked = requests.check_breakpoints(version, binding, request.breakpoints)
         if request.changes is not None:
+            await self._store.projects.check(source.project, new=True)
             requests.check_channels(version, binding, request.changes.values, field="state")
         request = request.model_copy(update={"breakpoints": list(checked)})
         ids = fork_ids(fork_id, request.count)
@@ -232,7 +233,9 @@ class Travel:
         return await self._store.executions.step(id, checkpoint)
 
     async def _version(self, execution: Execution, version: str | None) -> ProjectVersion:
-        return await self._store.projects.get(execution.project, version or execution.version)
+        if version is None:
+            return await self._operating.version_of(execution)
+        return await self._store.projects.get(execution.project, version)
 
 
 def fork_ids(first: str | None, count: int) -> list[str]:

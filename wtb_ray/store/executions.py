@@ -26,7 +26,7 @@ from wtb_ray.model import (
     thread_id,
 )
 from wtb_ray.states import ExecutionStatus, Wanted
-from wtb_ray.store import history, restore_points
+from wtb_ray.store import history, projects, restore_points
 from wtb_ray.store.abandonment import abandon
 from wtb_ray.store.changes import Change, apply, legal
 from wtb_ray.store.events import Entry, append_many
@@ -68,6 +68,8 @@ class Executions:
 
         Raises:
             InvalidState: The input is no JSON.
+            ProjectInactive: Nothing new of its project may start.
+            ProjectRemoved: Its project was removed.
         """
         id = id or new_id("e")
         params = {
@@ -86,6 +88,7 @@ class Executions:
         async def work(conn: Connection) -> Execution:
             if await (await conn.execute(SQL["insert_execution"], params)).fetchone() is None:
                 return await history.get_execution(conn, id)
+            await projects.may_start(conn, version.project)
             await append_many(conn, [Entry(actor, event, version.project, id)])
             return await history.get_execution(conn, id)
 
