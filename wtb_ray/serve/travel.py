@@ -4,6 +4,7 @@ What is refused has changed nothing: an execution that was paused for the comman
 """
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -20,8 +21,10 @@ from wtb_ray.control import (
     SwapRequest,
 )
 from wtb_ray.model import Execution, ProjectVersion, Step, digest, new_id
-from wtb_ray.serve.operating import Operating
+from wtb_ray.serve.operating import Operating, broke
 from wtb_ray.states import ExecutionStatus, PauseReason
+
+log = logging.getLogger(__name__)
 
 AT_ONCE: Final = 8
 """Items of a command on many that are under way at the same time."""
@@ -214,6 +217,9 @@ class Travel:
             return Outcome(**about, ok=True, executions=[back])
         except errors.WTBError as e:
             return Outcome(**about, ok=False, error=e.body())
+        except Exception as e:  # those of other items are not lost by it
+            log.exception("%s of %s", item.command, item.execution_id, extra={"action": "many"})
+            return Outcome(**about, ok=False, error=broke(e).body())
 
     async def _place(self, id: str, request: RollbackRequest | ForkRequest) -> Step:
         checkpoint = request.checkpoint_id
