@@ -41,16 +41,7 @@ async def removed(bench: SteeringBench) -> Any:
     return response.json()
 
 
-async def test_nothing_new_of_a_deactivated_project_starts_and_what_runs_goes_on(
-    bench: SteeringBench,
-) -> None:
-    held = await bench.paused()
-    steered.GATES["batch"] = asyncio.Event()
-    cases = [{"id": f"c{i}", "input": {"gate": "batch"}} for i in range(40)]
-    batch = await bench.post("/workflows/line/batch-test", {**BATCH, "test_cases": cases}, 202)
-    assert (await set_active(bench, False))["active"] is False
-    assert (await set_active(bench, False))["active"] is False
-
+async def nothing_new_starts(bench: SteeringBench, held: str) -> None:
     fork = f"/executions/{held}/fork"
     many = [{"command": "fork", "execution_id": held}]
     for path, body in [
@@ -66,6 +57,18 @@ async def test_nothing_new_of_a_deactivated_project_starts_and_what_runs_goes_on
     alone = (await bench.http.get("/executions", limit=500))["items"]
     assert [item["id"] for item in alone if item["batch_id"] is None] == [held]
 
+
+async def test_nothing_new_of_a_deactivated_project_starts_and_what_runs_goes_on(
+    bench: SteeringBench,
+) -> None:
+    held = await bench.paused()
+    steered.GATES["batch"] = asyncio.Event()
+    cases = [{"id": f"c{i}", "input": {"gate": "batch"}} for i in range(40)]
+    batch = await bench.post("/workflows/line/batch-test", {**BATCH, "test_cases": cases}, 202)
+    assert (await set_active(bench, False))["active"] is False
+    assert (await set_active(bench, False))["active"] is False
+
+    await nothing_new_starts(bench, held)
     listed = await bench.http.get("/workflows")
     assert [(item["project"], item["active"]) for item in listed["items"]] == [("line", False)]
     newer = await bench.post("/workflows/line/nodes/third/variants", {"name": "v"}, 201)
@@ -108,9 +111,8 @@ async def test_a_project_that_is_in_use_is_not_removed(bench: SteeringBench) -> 
             await asyncio.sleep(0.02)
 
 
-async def test_what_a_removed_project_ran_can_be_read_and_nothing_else(
-    bench: SteeringBench,
-) -> None:
+async def ran(bench: SteeringBench) -> tuple[str, str, list[str]]:
+    """An execution that completed, one that failed, and where all that was run can be read."""
     done = await bench.start()
     await bench.rest(done)
     failed = await bench.start(initial_state={"fails": True})
@@ -126,17 +128,26 @@ async def test_what_a_removed_project_ran_can_be_read_and_nothing_else(
         "/executions",
         "/batch-tests",
     ]
+    return done, failed, paths
+
+
+async def test_what_a_removed_project_ran_can_be_read_as_before(bench: SteeringBench) -> None:
+    _, _, paths = await ran(bench)
     before = [await bench.http.get(path) for path in paths]
     last = await bench.http.get("/workflows/line")
     assert await removed(bench) == {**last, "active": False}
-
     assert [await bench.http.get(path) for path in paths] == before
     log = await bench.http.get("/audit/events", project="line", newest_first="true")
     newest = log["items"][0]
     assert (newest["type"], newest["actor"]) == ("project.removed", "http:ada")
     assert newest["payload"] == {"version": last["version"]}
-    assert (await bench.http.get("/workflows"))["items"] == []
 
+
+async def test_nothing_of_a_removed_project_starts_or_goes_on(bench: SteeringBench) -> None:
+    done, failed, paths = await ran(bench)
+    before = [await bench.http.get(path) for path in paths]
+    last = await removed(bench)
+    assert (await bench.http.get("/workflows"))["items"] == []
     line = "/workflows/line"
     refused: list[tuple[str, str, Any]] = [
         *(("GET", line + rest, None) for rest in ("", "/versions", "/nodes")),
