@@ -225,14 +225,18 @@ class NodeHistory(Frozen):
     """What a node of an execution's graph has done on the current branch."""
 
     name: str
-    status: Literal["pending", "running", "completed", "failed", "skipped"]
+    """A node inside a subgraph is `outer/inner`."""
+    status: Literal["pending", "running", "completed", "failed", "skipped", "unknown"]
+    """`unknown`: inside a subgraph that keeps no checkpoints. A node inside a subgraph that waits for
+    several others is `pending` until it has ended."""
     runs: int
-    duration_ms: float
-    """Of all runs."""
+    """Inside a subgraph: super-steps in which it ended; of those that `Send` starts, the first."""
+    duration_ms: float | None
+    """Of all runs; null inside a subgraph, where it is not measured."""
     entry: str | None
-    """The checkpoint right before its newest run."""
+    """The checkpoint right before its newest run; null inside a subgraph, where none can be gone to."""
     exit: str | None
-    """The checkpoint right after it; null while it has not ended."""
+    """The checkpoint right after it; null while it has not ended, and inside a subgraph."""
 
 
 class ForkView(Frozen):
@@ -333,3 +337,10 @@ class VariantChange(Frozen):
 
     active: bool
     """False: nothing new may take it; what runs with it goes on."""
+
+
+class ProjectChange(Frozen):
+    """Body of `PATCH workflows/{name}`."""
+
+    active: bool
+    """False: nothing new of the project may start; what runs goes on."""

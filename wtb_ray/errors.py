@@ -245,6 +245,22 @@ class AlreadyExists(Conflict):
     grpc_status = "ALREADY_EXISTS"
 
 
+class ProjectInUse(Conflict):
+    """Executions or batches of the project have not ended."""
+
+
+class ProjectInactive(Conflict):
+    """The project is deactivated: nothing new of it may start."""
+
+
+class ProjectRemoved(Conflict):
+    """The project was removed: what it ran can only be read."""
+
+
+class GraphIsCode(Conflict):
+    """The workflow's graph is code: nodes are added and removed there."""
+
+
 class IdempotencyConflict(Conflict):
     """This idempotency key was used with another request."""
 

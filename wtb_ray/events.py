@@ -57,6 +57,20 @@ class ProjectRegistered(Event):
     version: str
 
 
+class ProjectActivated(Event):
+    type: Literal["project.activated"] = "project.activated"
+
+
+class ProjectDeactivated(Event):
+    type: Literal["project.deactivated"] = "project.deactivated"
+
+
+class ProjectRemoved(Event):
+    type: Literal["project.removed"] = "project.removed"
+    version: str
+    """Its newest version."""
+
+
 class ExecutionCreated(Event):
     type: Literal["execution.created"] = "execution.created"
     version: str
@@ -379,6 +393,9 @@ class LeaderboardComputed(Event):
 
 AnyEvent = Annotated[
     ProjectRegistered
+    | ProjectActivated
+    | ProjectDeactivated
+    | ProjectRemoved
     | ExecutionCreated
     | ExecutionStarted
     | ExecutionRequeued

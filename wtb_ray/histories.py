@@ -1,28 +1,119 @@
 """What the steps of an execution say about its nodes, and how two states differ: pure functions."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Literal
 
 from wtb_ray.api import StateChange
 from wtb_ray.control import NodeHistory
-from wtb_ray.model import Execution, NodeRun, Step
+from wtb_ray.model import Execution, InnerStep, NodeRun, Step
 from wtb_ray.states import ExecutionStatus
 
-Status = Literal["pending", "running", "completed", "failed", "skipped"]
+Status = Literal["pending", "running", "completed", "failed", "skipped", "unknown"]
 
 OVER = frozenset({ExecutionStatus.COMPLETED, ExecutionStatus.CANCELLED})
 """Statuses in which a node that was not reached will not be, unless somebody goes back."""
 
+Place = tuple[str, str]
+"""Thread and root checkpoint after which a super-step was run."""
 
-def nodes(names: Iterable[str], steps: Sequence[Step], execution: Execution) -> list[NodeHistory]:
+
+def nodes(
+    names: Iterable[str],
+    steps: Sequence[Step],
+    execution: Execution,
+    subgraphs: Collection[str] = (),
+    inner: Sequence[InnerStep] = (),
+) -> list[NodeHistory]:
     """What each of these nodes has done.
 
     Args:
-        names: The nodes of the execution's graph.
+        names: The nodes of the execution's graph; a subgraph comes before the nodes inside it.
         steps: The steps that led to its head, newest first.
         execution: As it is now.
+        subgraphs: Which of the nodes are subgraphs.
+        inner: What subgraphs did at `places`.
     """
-    return [_node(name, steps, execution) for name in names]
+    found: dict[str, NodeHistory] = {}
+    for name in names:
+        outer = _outer(name, subgraphs)
+        if outer is None:
+            found[name] = _node(name, steps, execution)
+        elif outer in found:
+            found[name] = _inner(name, found[outer], _valid(inner, steps, execution), execution)
+    return list(found.values())
+
+
+def places(steps: Sequence[Step], execution: Execution) -> dict[Place, tuple[str, ...]]:
+    """Where root super-steps were run, and which nodes ran there, or run there now."""
+    ran = {
+        (step.thread_id, before.checkpoint_id): tuple(run.name for run in step.nodes)
+        for step, before in pairwise(steps)
+    }
+    if steps:
+        ran[execution.thread_id, steps[0].checkpoint_id] = steps[0].next_nodes
+    return ran
+
+
+def _valid(
+    inner: Sequence[InnerStep], steps: Sequence[Step], execution: Execution
+) -> list[InnerStep]:
+    """Without what was run after a checkpoint and then given up, as by a change of the state."""
+    known = places(steps, execution)
+    return [
+        one
+        for one in inner
+        if any(
+            one.path == name or one.path.startswith(f"{name}/")
+            for name in known.get((one.thread_id, one.root), ())
+        )
+    ]
+
+
+def _outer(name: str, subgraphs: Collection[str]) -> str | None:
+    """The subgraph that a node is in."""
+    around = [graph for graph in subgraphs if name.startswith(f"{graph}/")]
+    return max(around, key=len, default=None)
+
+
+def _inner(
+    name: str, outer: NodeHistory, inner: Sequence[InnerStep], execution: Execution
+) -> NodeHistory:
+    own = name.removeprefix(f"{outer.name}/")
+    steps = [one for one in inner if one.path == outer.name]
+    runs = sum(own in one.ran for one in steps)
+    upcoming = any(own in one.following for one in steps) and execution.status not in OVER
+    return NodeHistory(
+        name=name,
+        status=_inner_status(name, outer, runs if steps else None, execution, upcoming=upcoming),
+        runs=runs,
+        duration_ms=None,
+        entry=None,
+        exit=None,
+    )
+
+
+def _inner_status(
+    name: str, outer: NodeHistory, runs: int | None, execution: Execution, *, upcoming: bool
+) -> Status:
+    """Its status; `runs` is None where the subgraph has left nothing behind."""
+    if outer.status == "failed" and _is_blamed(name, execution):
+        return "failed"
+    if upcoming:
+        return "running" if execution.status == ExecutionStatus.RUNNING else "pending"
+    if runs:
+        return "completed"
+    if runs is None and (outer.runs or outer.status in ("running", "failed", "unknown")):
+        return "unknown"
+    return "skipped" if execution.status in OVER else "pending"
+
+
+def _is_blamed(name: str, execution: Execution) -> bool:
+    """Whether the execution has failed in this node, or inside it."""
+    if execution.status != ExecutionStatus.FAILED or execution.error is None:
+        return False
+    blamed = execution.error.node or ""
+    return blamed == name or blamed.startswith(f"{name}/")
 
 
 def _node(name: str, steps: Sequence[Step], execution: Execution) -> NodeHistory:
@@ -52,9 +143,7 @@ def _status(name: str, execution: Execution, runs: Sequence[NodeRun], *, upcomin
     if upcoming and not over:
         if execution.status == ExecutionStatus.RUNNING:
             return "running"
-        blamed = None if execution.error is None else execution.error.node
-        failed = execution.status == ExecutionStatus.FAILED and blamed == name
-        return "failed" if failed else "pending"
+        return "failed" if _is_blamed(name, execution) else "pending"
     if runs:
         return "completed" if runs[0].error is None else "failed"
     return "skipped" if over else "pending"

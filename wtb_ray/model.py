@@ -199,6 +199,8 @@ class ProjectVersion(Frozen):
     graph: GraphInfo
     workflows: dict[str, GraphInfo] = Field(default_factory=dict)
     created_at: datetime
+    active: bool = True
+    """False: nothing new of its project may start; what runs goes on."""
 
 
 class Fault(Frozen):
@@ -343,6 +345,20 @@ class Step(Frozen):
     environment: str | None = None
     """Digest of what its nodes ran in, but those with one of their own."""
     created_at: datetime
+
+
+class InnerStep(Frozen):
+    """One super-step of a subgraph, within a root super-step."""
+
+    thread_id: str
+    root: str
+    """The root checkpoint after which the subgraph ran."""
+    path: str
+    """Of the subgraph: `outer`, or `outer/inner`."""
+    ran: tuple[str, ...]
+    """The nodes that ended in it."""
+    following: tuple[str, ...]
+    """Of its last super-step: nodes that come next; such as wait for several others are not told."""
 
 
 class FileEntry(Frozen):

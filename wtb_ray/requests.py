@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from wtb_ray import bindings, cases, errors
-from wtb_ray.model import Case, GraphInfo, ProjectVersion, canonical
+from wtb_ray.model import Case, GraphInfo, NodeInfo, ProjectVersion, canonical
 
 POSITIONS = ("before", "after")
 
@@ -13,6 +13,16 @@ def graph_of(version: ProjectVersion, binding: Mapping[str, str]) -> GraphInfo:
     """The graph that a binding takes."""
     workflow = bindings.workflow_of(version.spec, binding)
     return version.graph if workflow is None else version.workflows[workflow]
+
+
+def nodes_of(version: ProjectVersion, binding: Mapping[str, str]) -> list[NodeInfo]:
+    """The nodes of the graph that a binding takes; what it replaces has no nodes inside."""
+    replaced = [f"{node}/" for node in bindings.implementations(version.spec, binding)]
+    return [
+        node
+        for node in graph_of(version, binding).nodes
+        if not any(node.name.startswith(outer) for outer in replaced)
+    ]
 
 
 def check_binding(

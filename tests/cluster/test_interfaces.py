@@ -58,6 +58,11 @@ GET /executions/{execution_id}/audit
 PUT /bundles/{sha256}
 HEAD /bundles/{sha256}
 PUT /workflows/{name}
+PATCH /workflows/{name}
+DELETE /workflows/{name}
+POST /workflows/{name}/nodes
+PUT /workflows/{name}/nodes/{node}
+DELETE /workflows/{name}/nodes/{node}
 POST /workflows/{name}/nodes/{node}/variants
 PATCH /workflows/{name}/nodes/{node}/variants/{variant}
 DELETE /workflows/{name}/nodes/{node}/variants/{variant}

@@ -48,3 +48,18 @@ async def test_checks_list_exactly_the_declared_statuses(
 def test_an_unreachable_database_is_a_typed_error() -> None:
     with pytest.raises(errors.DatabaseUnavailable):
         migrate("postgresql://nobody@127.0.0.1:1/none?connect_timeout=1")
+
+
+def test_a_database_from_before_projects_could_be_removed(postgres: str) -> None:
+    with psycopg.connect(postgres, autocommit=True) as conn:
+        conn.execute("CREATE DATABASE wtb_before_removal")
+    target = make_conninfo(postgres, dbname="wtb_before_removal")
+    migrate(target)
+    with psycopg.connect(target, autocommit=True) as conn:
+        conn.execute("ALTER TABLE projects DROP COLUMN active, DROP COLUMN removed_at")
+        conn.execute("DELETE FROM wtb_migrations WHERE version = 6")
+        conn.execute("INSERT INTO projects (name, version) VALUES ('old', 'v')")
+    assert migrate(target) == [6]
+    with psycopg.connect(target, autocommit=True) as conn:
+        found = conn.execute("SELECT name, active, removed_at FROM projects").fetchall()
+    assert found == [("old", True, None)]

@@ -31,6 +31,7 @@ NODE_STYLES = {
     "failed": "red",
     "skipped": "dim",
     "pending": "",
+    "unknown": "dim",
 }
 
 
@@ -149,7 +150,7 @@ def nodes(items: Sequence[NodeHistory]) -> RenderableType:
             printable(item.name),
             Text(item.status, NODE_STYLES[item.status]),
             str(item.runs),
-            duration(item.duration_ms) if item.runs else "–",
+            duration(item.duration_ms) if item.runs and item.duration_ms is not None else "–",
             item.entry or "–",
             item.exit or "–",
         )

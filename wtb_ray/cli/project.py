@@ -1,4 +1,4 @@
-"""`wtb project`: register workflows and look at them."""
+"""`wtb project`: register workflows, look at them, deactivate and remove them."""
 
 import sys
 from pathlib import Path
@@ -6,13 +6,16 @@ from typing import Annotated, TypeVar
 
 import typer
 from pydantic import BaseModel, ValidationError
+from rich.text import Text
 
 from wtb_ray import api
 from wtb_ray.cli import options, render
 from wtb_ray.cli.terminal import answer, say
 from wtb_ray.sdk import FileTrackingConfig, WorkflowProject, WorkspaceIsolationConfig, calls
 
-app = typer.Typer(no_args_is_help=True, help="Register workflows and look at them.")
+app = typer.Typer(
+    no_args_is_help=True, help="Register workflows, look at them, deactivate and remove them."
+)
 
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -201,3 +204,39 @@ def nodes(
     with options.connect(url) as bench:
         found = bench.send(calls.nodes(project, version))
     answer(found, as_json, render.nodes(found))
+
+
+@app.command()
+def activate(project: Project, as_json: options.AsJson = False, url: options.Url = None) -> None:
+    """Let executions and batches of a project start again."""
+    with options.connect(url) as bench:
+        found = bench.activate_project(project)
+    answer(found, as_json, Text(f"{found.project} is active"))
+
+
+@app.command()
+def deactivate(project: Project, as_json: options.AsJson = False, url: options.Url = None) -> None:
+    """Let nothing new of a project start.
+
+    What runs goes on, open batches to their end; paused executions can be resumed.
+    """
+    with options.connect(url) as bench:
+        found = bench.deactivate_project(project)
+    answer(found, as_json, Text(f"{found.project} is deactivated: nothing new of it starts"))
+
+
+@app.command()
+def remove(project: Project, as_json: options.AsJson = False, url: options.Url = None) -> None:
+    """Take a project away of which nothing runs.
+
+    Its name is free for another one; its executions, batches and events can be read as before.
+
+    \b
+    Examples:
+      wtb project remove support
+      wtb exec list --project support      # what it ran is still there
+    """
+    with options.connect(url) as bench:
+        found = bench.remove_project(project)
+    last = f"its newest version was {found.version[: render.SHORT]}"
+    answer(found, as_json, Text(f"removed {found.project}; {last}"))

@@ -139,7 +139,7 @@ def projects(items: Sequence[ProjectVersion]) -> RenderableType:
     made = table(*columns, right=["nodes"], wrap=["project", "entry", "variants", "registered"])
     for item in items:
         made.add_row(
-            item.project,
+            item.project if item.active else f"{item.project} (deactivated)",
             item.version[:SHORT],
             item.spec.entry,
             str(len(item.graph.nodes)),
@@ -161,6 +161,7 @@ def project(item: ProjectVersion) -> RenderableType:
     about = facts(
         [
             ("project", item.project),
+            ("status", None if item.active else Text("deactivated", style="yellow")),
             ("version", item.version),
             ("entry", item.spec.entry),
             ("about", item.spec.description),

@@ -138,6 +138,14 @@ def resume_batch(id: str) -> Call[Batch]:
     return _command("POST", f"/batch-tests/{quoted(id)}/resume", _Nothing(), Batch)
 
 
+def change_project(name: str, change: control.ProjectChange) -> Call[ProjectVersion]:
+    return _command("PATCH", f"/workflows/{quoted(name)}", change, ProjectVersion)
+
+
+def remove_project(name: str) -> Call[ProjectVersion]:
+    return send("DELETE", f"/workflows/{quoted(name)}", None, ProjectVersion, COMMAND_TIMEOUT_S)
+
+
 def _variants(project: str, node: str) -> str:
     return f"/workflows/{quoted(project)}/nodes/{quoted(node, '/')}/variants"
 

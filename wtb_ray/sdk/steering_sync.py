@@ -330,6 +330,23 @@ class Steering(abc.ABC):
             project.update_graph(graph_factory)
         return self._renewed(project, swap_paused, {})
 
+    def activate_project(self, name: str, active: bool = True) -> model.ProjectVersion:
+        """Let new executions and batches of a project start, or not; what runs goes on."""
+        change = control.ProjectChange(active=active)
+        return self.send(steering_calls.change_project(name, change))
+
+    def deactivate_project(self, name: str) -> model.ProjectVersion:
+        """Let nothing new of a project start; what runs goes on, open batches to their end."""
+        return self.activate_project(name, active=False)
+
+    def remove_project(self, name: str) -> model.ProjectVersion:
+        """Take a project away; what it ran can be read as before, and its name is free.
+
+        Raises:
+            ProjectInUse: Executions or batches of it have not ended; `details` names them.
+        """
+        return self.send(steering_calls.remove_project(name))
+
     def add_variant(
         self,
         project: str,

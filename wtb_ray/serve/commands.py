@@ -168,6 +168,7 @@ class Commands:
     ) -> NodeOutcome | Operation:
         """Runs one node on a state, and moves nothing."""
         execution = await self._store.executions.get(id)
+        await self._store.projects.check(execution.project, new=False)
         version = await self._operating.version_of(execution)
         nodes = {n.name for n in requests.graph_of(version, execution.binding).nodes}
         if node not in nodes:
@@ -223,6 +224,14 @@ class Commands:
         batch = await self._store.batches.resume(id, actor=actor)
         await self._wake()
         return batch
+
+    async def set_active(self, project: str, active: bool, actor: str) -> ProjectVersion:
+        """Lets new executions and batches of a project start, or not; what runs goes on."""
+        return await self._store.projects.set_active(project, active, actor=actor)
+
+    async def remove_project(self, project: str, actor: str) -> ProjectVersion:
+        """Takes a project away of which nothing runs; what it ran can be read as before."""
+        return await self._store.projects.remove(project, actor=actor)
 
     async def add_variant(
         self, project: str, node: str, variant: NewVariant, actor: str

@@ -73,14 +73,17 @@ async def swap_execution(
 
 @reads.get("/{execution_id}/nodes")
 async def list_node_histories(execution_id: str, here: Here) -> list[NodeHistory]:
-    """What each node of the graph has done on the current branch."""
+    """What each node of the graph has done on the current branch, those inside subgraphs too."""
     execution = await here.store.executions.get(execution_id)
     steps = await here.store.executions.steps(execution_id)
     version = await here.store.projects.by_version(execution.version)
-    graph = requests.graph_of(version, execution.binding)
-    # Steps tell of the outer graph only.
-    names = [node.name for node in graph.nodes if "/" not in node.name]
-    return histories.nodes(names, steps, execution)
+    found = requests.nodes_of(version, execution.binding)
+    graphs = {node.name for node in found if node.subgraph}
+    places = histories.places(steps, execution)
+    inner = await here.store.executions.inner_steps(
+        [place for place, ran in places.items() if graphs & set(ran)]
+    )
+    return histories.nodes([node.name for node in found], steps, execution, graphs, inner)
 
 
 @reads.get("/{execution_id}/branches")

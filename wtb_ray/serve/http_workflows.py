@@ -4,7 +4,7 @@ from fastapi import APIRouter
 
 from wtb_ray import errors
 from wtb_ray.api import BatchTestRequest, ExecuteRequest, NodeView, Page
-from wtb_ray.control import NewVariant, VariantChange
+from wtb_ray.control import NewVariant, ProjectChange, VariantChange
 from wtb_ray.model import Batch, Execution, ProjectSpec, ProjectVersion, VariantSpec
 from wtb_ray.serve.http_requests import Actor, After, CommandRoute, Here, Limit, sliced
 from wtb_ray.serve.idempotency import id_of
@@ -59,6 +59,22 @@ async def update_workflow(name: str, spec: ProjectSpec, here: Here, actor: Actor
     return version
 
 
+@commands.patch("/{name}")
+async def change_workflow(
+    name: str, change: ProjectChange, here: Here, actor: Actor
+) -> ProjectVersion:
+    """Lets nothing new of a workflow start, or again; what runs goes on, open batches to their end."""
+    version: ProjectVersion = await here.command("set_active", name, change.active, actor)
+    return version
+
+
+@commands.delete("/{name}")
+async def remove_workflow(name: str, here: Here, actor: Actor) -> ProjectVersion:
+    """Takes a workflow away of which nothing runs; its executions, batches and events stay."""
+    version: ProjectVersion = await here.command("remove_project", name, actor)
+    return version
+
+
 @commands.post("/{name}/nodes/{node:path}/variants", status_code=201)
 async def add_variant(
     name: str, node: str, variant: NewVariant, here: Here, actor: Actor
@@ -86,6 +102,34 @@ async def remove_variant(
     """Makes a version of a workflow without a variant; what runs keeps the version that it has."""
     version: ProjectVersion = await here.command("remove_variant", name, node, variant, actor)
     return version
+
+
+@commands.post("/{name}/nodes")
+async def add_node(name: str, here: Here) -> None:
+    """Refused: the graph of a workflow is code, and nodes are added there."""
+    version = await here.store.projects.get(name)
+    raise _graph_is_code(version, f"add the node there and PUT /workflows/{name} with its bundle")
+
+
+@commands.put("/{name}/nodes/{node:path}")
+async def replace_node(name: str, node: str, here: Here) -> None:
+    """Refused: the graph of a workflow is code; another implementation of a node is a variant."""
+    version = await here.store.projects.get(name)
+    found = _node(version, node).name
+    variants = f"/workflows/{name}/nodes/{found}/variants"
+    raise _graph_is_code(
+        version, f"POST {variants} adds another implementation, PUT /workflows/{name} other code"
+    )
+
+
+@commands.delete("/{name}/nodes/{node:path}")
+async def remove_node(name: str, node: str, here: Here) -> None:
+    """Refused: the graph of a workflow is code, and nodes are removed there."""
+    version = await here.store.projects.get(name)
+    found = _node(version, node).name
+    raise _graph_is_code(
+        version, f"remove {found!r} there and PUT /workflows/{name} with its bundle"
+    )
 
 
 @reads.get("")
@@ -122,11 +166,25 @@ async def list_variants(
     name: str, node: str, here: Here, version: str | None = None
 ) -> dict[str, VariantSpec]:
     """The variants of a node by name; a node of a subgraph is `outer/inner`."""
-    found = await here.store.projects.get(name, version)
-    for view in _nodes(found):
+    return _node(await here.store.projects.get(name, version), node).variants
+
+
+def _node(version: ProjectVersion, node: str) -> NodeView:
+    for view in _nodes(version):
         if view.name == node:
-            return view.variants
-    raise errors.NotFound(f"workflow {name!r} has no node {node!r}", field="node", reason="unknown")
+            return view
+    raise errors.NotFound(
+        f"workflow {version.project!r} has no node {node!r}", field="node", reason="unknown"
+    )
+
+
+def _graph_is_code(version: ProjectVersion, cure: str) -> errors.GraphIsCode:
+    return errors.GraphIsCode(
+        f"the graph of {version.project!r} is made by {version.spec.entry}: {cure}",
+        field="name",
+        reason="no declarative workflow",
+        entry=version.spec.entry,
+    )
 
 
 def _nodes(version: ProjectVersion) -> list[NodeView]:

@@ -59,8 +59,7 @@ class Operating:
             await self.store.operations.fail(id, e.body())
         except Exception as e:
             log.exception("operation %s", id, extra={"action": "operation"})
-            broke = errors.WTBError(f"it broke with {type(e).__name__}; the log has more")
-            await self.store.operations.fail(id, broke.body())
+            await self.store.operations.fail(id, broke(e).body())
         else:
             await self.store.operations.finish(id, to_jsonable_python(result))
 
@@ -128,3 +127,8 @@ class Operating:
                 reason="did not pause in time",
                 state=execution.status,
             )
+
+
+def broke(error: Exception) -> errors.WTBError:
+    """What callers are told of an error that is no fault of theirs."""
+    return errors.WTBError(f"it broke with {type(error).__name__}; the log has more")

@@ -4,6 +4,7 @@ What is refused has changed nothing: an execution that was paused for the comman
 """
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -20,8 +21,10 @@ from wtb_ray.control import (
     SwapRequest,
 )
 from wtb_ray.model import Execution, ProjectVersion, Step, digest, new_id
-from wtb_ray.serve.operating import Operating
+from wtb_ray.serve.operating import Operating, broke
 from wtb_ray.states import ExecutionStatus, PauseReason
+
+log = logging.getLogger(__name__)
 
 AT_ONCE: Final = 8
 """Items of a command on many that are under way at the same time."""
@@ -75,6 +78,7 @@ class Travel:
             requests.check_fit(version, binding, step.next_nodes, channels)
         checked = requests.check_breakpoints(version, binding, request.breakpoints)
         if request.changes is not None:
+            await self._store.projects.check(source.project, new=True)
             requests.check_channels(version, binding, request.changes.values, field="state")
         request = request.model_copy(update={"breakpoints": list(checked)})
         ids = fork_ids(fork_id, request.count)
@@ -213,6 +217,9 @@ class Travel:
             return Outcome(**about, ok=True, executions=[back])
         except errors.WTBError as e:
             return Outcome(**about, ok=False, error=e.body())
+        except Exception as e:  # those of other items are not lost by it
+            log.exception("%s of %s", item.command, item.execution_id, extra={"action": "many"})
+            return Outcome(**about, ok=False, error=broke(e).body())
 
     async def _place(self, id: str, request: RollbackRequest | ForkRequest) -> Step:
         checkpoint = request.checkpoint_id
@@ -232,7 +239,9 @@ class Travel:
         return await self._store.executions.step(id, checkpoint)
 
     async def _version(self, execution: Execution, version: str | None) -> ProjectVersion:
-        return await self._store.projects.get(execution.project, version or execution.version)
+        if version is None:
+            return await self._operating.version_of(execution)
+        return await self._store.projects.get(execution.project, version)
 
 
 def fork_ids(first: str | None, count: int) -> list[str]:

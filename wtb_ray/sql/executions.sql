@@ -223,3 +223,27 @@ SELECT s.thread_id, s.checkpoint_id, s.step, s.source, s.nodes, s.next_nodes, s.
 FROM chain c
 JOIN steps s ON s.thread_id = c.thread_id AND (c.last_step IS NULL OR s.step <= c.last_step)
 WHERE s.checkpoint_id = %(checkpoint_id)s LIMIT 1
+
+-- name: inner_steps
+-- What subgraphs did at these places. A super-step ran the nodes that have seen something new in its
+-- checkpoint; after the last one come those whose channel holds something.
+WITH place AS (
+    SELECT * FROM unnest(%(threads)s::text[], %(roots)s::text[]) AS p (thread_id, root)
+)
+SELECT c.thread_id, p.root, c.checkpoint_ns,
+       ARRAY(SELECT s.key FROM jsonb_each(c.checkpoint -> 'versions_seen') AS s
+             WHERE s.key !~ '^__' AND s.value IS DISTINCT FROM b.checkpoint -> 'versions_seen' -> s.key
+             ORDER BY s.key) AS ran,
+       ARRAY(SELECT substr(k, length('branch:to:') + 1)
+             FROM jsonb_object_keys(coalesce(c.checkpoint -> 'channel_values', '{}')) AS k
+             WHERE k ~ '^branch:to:' AND NOT EXISTS (
+                 SELECT FROM checkpoints n
+                 WHERE n.thread_id = c.thread_id AND n.checkpoint_ns = c.checkpoint_ns
+                   AND n.parent_checkpoint_id = c.checkpoint_id)
+             ORDER BY k) AS following
+FROM place p
+JOIN checkpoints c ON c.thread_id = p.thread_id AND c.checkpoint_ns <> ''
+    AND c.metadata -> 'parents' ->> '' = p.root
+LEFT JOIN checkpoints b ON b.thread_id = c.thread_id AND b.checkpoint_ns = c.checkpoint_ns
+    AND b.checkpoint_id = c.parent_checkpoint_id
+ORDER BY c.thread_id, c.checkpoint_ns, c.checkpoint_id

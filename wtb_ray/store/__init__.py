@@ -1,7 +1,8 @@
 """The only writers of durable state: each command is one transaction with its events.
 
 A command locks rows in the order leases, batches, executions by id, cells; checks them against
-`wtb_ray.states`; and either changes everything with its event rows, or raises and changes nothing.
+`wtb_ray.states`; and either changes everything with its event rows, or raises and changes nothing. The row of a project is locked
+alone, and shared, after all others, by what starts something of it.
 """
 
 from wtb_ray.db import Database

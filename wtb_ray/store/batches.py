@@ -15,6 +15,7 @@ from wtb_ray.db import Connection, Database
 from wtb_ray.model import Batch, BatchSpec, Case, ProjectVersion, ScorerSpec, canonical, new_id
 from wtb_ray.model import digest as digest_of
 from wtb_ray.states import BatchStatus
+from wtb_ray.store import projects
 from wtb_ray.store.changes import cancel_pending_cells, change_batch, legal
 from wtb_ray.store.events import Entry, append_many
 from wtb_ray.store.executions import stop
@@ -58,6 +59,8 @@ class Batches:
 
         Raises:
             InvalidCases: A case id comes twice or holds what no text can.
+            ProjectInactive: Nothing new of its project may start.
+            ProjectRemoved: Its project was removed.
         """
         id = id or new_id("b")
         places = list(cells)
@@ -78,6 +81,7 @@ class Batches:
         async def work(conn: Connection) -> None:
             if await (await conn.execute(SQL["insert_batch"], params)).fetchone() is None:
                 return
+            await projects.may_start(conn, version.project)
             await _copy_cases(conn, id, spec.cases)
             await _copy_cells(conn, id, places)
             await append_many(conn, [Entry(actor, event, version.project, None, id)])

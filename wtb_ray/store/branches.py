@@ -16,6 +16,7 @@ from wtb_ray import errors, events
 from wtb_ray.db import Connection, Database
 from wtb_ray.model import Branch, Execution, ProjectVersion, Step, canonical, new_id, thread_id
 from wtb_ray.states import TERMINAL_EXECUTION, ExecutionStatus
+from wtb_ray.store import projects
 from wtb_ray.store.changes import legal
 from wtb_ray.store.events import Entry, append_many
 from wtb_ray.store.files import kept_there
@@ -110,6 +111,7 @@ class Branches:
             UnknownExecution: There is no execution with this id.
             UnknownCheckpoint: It has no such checkpoint.
             InvalidTransition: It runs, or waits to run.
+            ProjectRemoved: Its project was removed.
         """
 
         async def work(conn: Connection) -> Execution:
@@ -122,6 +124,7 @@ class Branches:
                     field="execution_id",
                     reason="of a batch",
                 )
+            await projects.may_go_on(conn, row["project"])
             origin = await _origin(conn, row, checkpoint_id, mode)
             thread = await _branch(conn, id, origin, mode, reason)
             params = {
@@ -190,6 +193,8 @@ class Branches:
         Raises:
             UnknownExecution: There is no execution with this id.
             UnknownCheckpoint: It has no such checkpoint.
+            ProjectInactive: Nothing new of its project may start.
+            ProjectRemoved: Its project was removed.
         """
         id = id or new_id("e")
         params: dict[str, Any] = {
@@ -210,6 +215,7 @@ class Branches:
             cursor = await conn.execute(SQL["insert_fork"], {**params, "head_step": origin.step})
             made = await cursor.fetchone()
             if made is not None:
+                await projects.may_start(conn, made["project"])
                 thread = await _branch(conn, id, origin, mode, "fork")
                 told = events.ExecutionForked(
                     source=source,

@@ -13,6 +13,7 @@ from wtb_ray import errors, events, parking, views
 from wtb_ray.db import Connection, Database
 from wtb_ray.model import Assignment, Execution, ProjectVersion, canonical
 from wtb_ray.states import TERMINAL_EXECUTION, ExecutionStatus, PauseReason, PauseStrategy, Wanted
+from wtb_ray.store import projects
 from wtb_ray.store.branches import locked
 from wtb_ray.store.changes import Change, apply, legal
 from wtb_ray.store.events import Entry, append_many
@@ -130,6 +131,7 @@ class Control:
             UnknownExecution: There is none with this id.
             InvalidTransition: It has not failed.
             Conflict: It is a batch's: its cell has been scored with the failure.
+            ProjectRemoved: Its project was removed.
         """
         return await self._go_on(id, "retry", recursion_limit, actor)
 
@@ -146,6 +148,8 @@ class Control:
                     field="execution_id",
                     reason="of a batch",
                 )
+            if command == "retry":
+                await projects.may_go_on(conn, row["project"])
             await _refuse_unanswered(conn, row)
             await _send_on(conn, row, command, recursion_limit, actor)
             return await get_execution(conn, id)

@@ -5,7 +5,7 @@ it settles happens once, whole, with its cells, scores and events.
 """
 
 import builtins
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import orjson
@@ -18,6 +18,7 @@ from wtb_ray.model import (
     Assignment,
     Demand,
     Execution,
+    InnerStep,
     ProjectVersion,
     Step,
     canonical,
@@ -25,7 +26,7 @@ from wtb_ray.model import (
     thread_id,
 )
 from wtb_ray.states import ExecutionStatus, Wanted
-from wtb_ray.store import history, restore_points
+from wtb_ray.store import history, projects, restore_points
 from wtb_ray.store.abandonment import abandon
 from wtb_ray.store.changes import Change, apply, legal
 from wtb_ray.store.events import Entry, append_many
@@ -67,6 +68,8 @@ class Executions:
 
         Raises:
             InvalidState: The input is no JSON.
+            ProjectInactive: Nothing new of its project may start.
+            ProjectRemoved: Its project was removed.
         """
         id = id or new_id("e")
         params = {
@@ -85,6 +88,7 @@ class Executions:
         async def work(conn: Connection) -> Execution:
             if await (await conn.execute(SQL["insert_execution"], params)).fetchone() is None:
                 return await history.get_execution(conn, id)
+            await projects.may_start(conn, version.project)
             await append_many(conn, [Entry(actor, event, version.project, id)])
             return await history.get_execution(conn, id)
 
@@ -274,6 +278,13 @@ class Executions:
         """
         async with self._db.connection() as conn:
             return await history.steps_of(conn, id)
+
+    async def inner_steps(self, places: Collection[tuple[str, str]]) -> builtins.list[InnerStep]:
+        """What subgraphs did after these root checkpoints, each in its thread."""
+        threads, roots = zip(*places, strict=True) if places else ((), ())
+        params = {"threads": list(threads), "roots": list(roots)}
+        rows = await self._db.rows(SQL["inner_steps"], params)
+        return [history.inner_step_of(row) for row in rows]
 
     async def step(self, id: str, checkpoint_id: str) -> Step:
         """One step of the execution's history, abandoned ones included.

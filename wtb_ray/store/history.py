@@ -5,7 +5,7 @@ from psycopg.rows import DictRow
 
 from wtb_ray import errors
 from wtb_ray.db import Connection
-from wtb_ray.model import Execution, Fault, NodeRun, Parking, Step
+from wtb_ray.model import Execution, Fault, InnerStep, NodeRun, Parking, Step
 from wtb_ray.store.sql import SQL
 
 
@@ -69,3 +69,15 @@ def execution_of(row: DictRow) -> Execution:
 def step_of(row: DictRow) -> Step:
     nodes = tuple(NodeRun(**node) for node in orjson.loads(row["nodes"]))
     return Step(**{**row, "nodes": nodes})
+
+
+def inner_step_of(row: DictRow) -> InnerStep:
+    """The names in a namespace are those of the nodes that led there, a graph's own number aside."""
+    parts = [part for part in row["checkpoint_ns"].split("|") if not part.isdecimal()]
+    return InnerStep(
+        thread_id=row["thread_id"],
+        root=row["root"],
+        path="/".join(part.partition(":")[0] for part in parts),
+        ran=tuple(row["ran"]),
+        following=tuple(row["following"]),
+    )

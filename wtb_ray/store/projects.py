@@ -1,6 +1,7 @@
-"""Projects and their immutable versions."""
+"""Projects and their immutable versions: registered, deactivated, removed."""
 
 import builtins
+from typing import Final
 
 import orjson
 from psycopg.rows import DictRow
@@ -12,11 +13,14 @@ from wtb_ray.model import GraphInfo, ProjectSpec, ProjectVersion, canonical
 from wtb_ray.store.events import Entry, append_many
 from wtb_ray.store.pages import page
 from wtb_ray.store.sql import SQL
-from wtb_ray.store.transactions import transact
+from wtb_ray.store.transactions import in_order, transact
+
+NAMED: Final = 20
+"""Executions and batches that a refusal names of each."""
 
 
 class Projects:
-    """Registers versions and finds them."""
+    """All changes and reads of projects."""
 
     def __init__(self, db: Database):
         self._db = db
@@ -29,7 +33,10 @@ class Projects:
         *,
         actor: str,
     ) -> ProjectVersion:
-        """Makes this version the project's newest; a version that exists keeps its first graph."""
+        """Makes this version the project's newest; a version that exists keeps its first graph.
+
+        A project that was removed is there again, with its earlier versions.
+        """
         params = {
             "version": spec.version(),
             "project": spec.name,
@@ -39,8 +46,10 @@ class Projects:
         }
 
         async def work(conn: Connection) -> None:
+            found = await _locked(conn, spec.name)
             await conn.execute(SQL["upsert_project"], params)
-            if await (await conn.execute(SQL["insert_version"], params)).fetchone():
+            made = await (await conn.execute(SQL["insert_version"], params)).fetchone()
+            if made is not None or (found is not None and found["removed_at"] is not None):
                 event = events.ProjectRegistered(version=spec.version())
                 await append_many(conn, [Entry(actor, event, project=spec.name)])
 
@@ -63,7 +72,8 @@ class Projects:
             UnknownProject: There is no project of this name.
             UnknownVersion: It has no such version.
         """
-        newest = await self._db.row(SQL["newest_version"], {"project": name})
+        sql = SQL["select_versions"] + "\n" + SQL["newest_version"]
+        newest = await self._db.row(sql, {"project": name})
         if newest is None:
             raise _unknown_project(name)
         if version is None or version == newest["version"]:
@@ -76,12 +86,13 @@ class Projects:
         return found
 
     async def by_version(self, version: str) -> ProjectVersion:
-        """The version with this digest.
+        """The version with this digest, also of a project that was removed.
 
         Raises:
             UnknownVersion: There is none.
         """
-        row = await self._db.row(SQL["version_by_digest"], {"version": version})
+        sql = SQL["select_versions"] + "\n" + SQL["version_by_digest"]
+        row = await self._db.row(sql, {"version": version})
         if row is None:
             raise errors.UnknownVersion(
                 f"there is no project version {version}", field="version", reason="unknown"
@@ -94,15 +105,129 @@ class Projects:
         Raises:
             UnknownProject: There is no project of this name.
         """
-        rows = await self._db.rows(SQL["versions_of_project"], {"project": name})
+        sql = SQL["select_versions"] + "\n" + SQL["versions_of_project"]
+        rows = await self._db.rows(sql, {"project": name})
         if not rows:
             raise _unknown_project(name)
         return [_version(row) for row in rows]
 
     async def list(self, limit: int = 50, after: str | None = None) -> Page[ProjectVersion]:
         """The newest version of each project, by name."""
-        rows = await self._db.rows(SQL["list_projects"], {"after": after or "", "limit": limit + 1})
+        sql = SQL["select_versions"] + "\n" + SQL["list_projects"]
+        rows = await self._db.rows(sql, {"after": after or "", "limit": limit + 1})
         return page(rows, limit, _version, lambda row: str(row["project"]))
+
+    async def set_active(self, name: str, active: bool, *, actor: str) -> ProjectVersion:
+        """Lets new executions and batches of a project start, or not; what runs goes on.
+
+        Raises:
+            UnknownProject: There is no project of this name.
+        """
+
+        async def work(conn: Connection) -> None:
+            if (await _there(conn, name))["active"] == active:
+                return
+            await conn.execute(SQL["set_active"], {"project": name, "active": active})
+            event = events.ProjectActivated() if active else events.ProjectDeactivated()
+            await append_many(conn, [Entry(actor, event, project=name)])
+
+        await transact(self._db, work)
+        return await self.get(name)
+
+    async def remove(self, name: str, *, actor: str) -> ProjectVersion:
+        """Takes a project away, by its newest version; what it ran can be read as before.
+
+        Raises:
+            UnknownProject: There is no project of this name.
+            ProjectInUse: Executions or batches of it have not ended; names them.
+        """
+
+        async def work(conn: Connection) -> str:
+            row = await _there(conn, name)
+            await _refuse_in_use(conn, name)
+            await conn.execute(SQL["remove_project"], {"project": name})
+            event = events.ProjectRemoved(version=row["version"])
+            await append_many(conn, [Entry(actor, event, project=name)])
+            return str(row["version"])
+
+        return await self.by_version(await transact(self._db, work))
+
+    async def check(self, name: str, *, new: bool) -> None:
+        """Refuses what cannot start, before anything is done for it.
+
+        Raises:
+            ProjectInactive: It is `new`, and the project is deactivated.
+            ProjectRemoved: The project was removed.
+        """
+        async with self._db.transaction() as conn:
+            await (may_start if new else may_go_on)(conn, name)
+
+
+async def may_start(conn: Connection, name: str) -> None:
+    """Refuses what is new of a project that takes nothing; it stays so until the transaction ends.
+
+    Raises:
+        ProjectInactive: It is deactivated.
+        ProjectRemoved: It was removed.
+    """
+    if not await _is_active(conn, name):
+        raise errors.ProjectInactive(
+            f"project {name!r} is deactivated: nothing new of it may start",
+            field="project",
+            reason="deactivated",
+            project=name,
+        )
+
+
+async def may_go_on(conn: Connection, name: str) -> None:
+    """Refuses to bring an ended execution of a removed project back, as `may_start` does.
+
+    Raises:
+        ProjectRemoved: It was removed.
+    """
+    await _is_active(conn, name)
+
+
+async def _is_active(conn: Connection, name: str) -> bool:
+    row = await (await conn.execute(SQL["share_project"], {"project": name})).fetchone()
+    if row is None or row["removed_at"] is not None:
+        raise errors.ProjectRemoved(
+            f"project {name!r} was removed: what it ran can only be read, until a project of this"
+            " name is registered again",
+            field="project",
+            reason="removed",
+            project=name,
+        )
+    return bool(row["active"])
+
+
+async def _locked(conn: Connection, name: str) -> DictRow | None:
+    rows = await (await conn.execute(SQL["lock_project"], {"project": name})).fetchall()
+    return next(iter(in_order(rows)), None)
+
+
+async def _there(conn: Connection, name: str) -> DictRow:
+    row = await _locked(conn, name)
+    if row is None or row["removed_at"] is not None:
+        raise _unknown_project(name)
+    return row
+
+
+async def _refuse_in_use(conn: Connection, name: str) -> None:
+    found = {}
+    for kind, query in (("executions", "unended_of_project"), ("batches", "open_of_project")):
+        rows = await (await conn.execute(SQL[query], {"project": name})).fetchall()
+        found[kind] = [str(row["id"]) for row in rows]
+    counts = [f"{len(ids)} {kind}" for kind, ids in found.items() if ids]
+    if counts:
+        raise errors.ProjectInUse(
+            f"{' and '.join(counts)} of project {name!r} have not ended: wait for them, or stop"
+            " them",
+            field="project",
+            reason="in use",
+            **{kind: ids[:NAMED] for kind, ids in found.items()},
+            **{f"{kind}_in_all": len(ids) for kind, ids in found.items()},
+        )
 
 
 def _version(row: DictRow) -> ProjectVersion:
@@ -116,6 +241,7 @@ def _version(row: DictRow) -> ProjectVersion:
             for name, graph in orjson.loads(row["workflows"]).items()
         },
         created_at=row["created_at"],
+        active=row["active"],
     )
 
 
