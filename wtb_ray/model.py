@@ -13,6 +13,8 @@ from wtb_ray.frozen import canonical as canonical
 from wtb_ray.frozen import digest as digest
 from wtb_ray.states import BatchStatus, ExecutionStatus, PauseStrategy
 
+VENV = "/.venv/"
+"""Where the copy of the environment is in a workspace, as an ignore pattern."""
 NAMESPACE = "wtb"
 """Ray namespace of every actor of the bench."""
 
@@ -151,6 +153,19 @@ class ProjectSpec(Frozen):
     def tracking(self) -> bool:
         """Whether every restore point holds files too."""
         return self.file_tracking is not None and self.file_tracking.enabled
+
+    @property
+    def tracked_files(self) -> FileTrackingConfig | None:
+        """Which files are kept, if any are; a copy of the environment never is."""
+        found = self.file_tracking
+        if found is None or not found.enabled or not self.copies_environment:
+            return found if self.tracking else None
+        return found.model_copy(update={"ignore_patterns": (*found.ignore_patterns, VENV)})
+
+    @property
+    def copies_environment(self) -> bool:
+        """Whether each workspace gets a copy of the environment."""
+        return self.environment is not None and self.environment.copy_to_workspace
 
     def version(self) -> str:
         """The digest that names this version; what is not configured leaves it as it was before."""

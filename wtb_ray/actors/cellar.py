@@ -105,12 +105,12 @@ class Cellar:
     async def _give_back(self, due: Due) -> str | None:
         """Removes the directory, with all that is in it kept; else says why it stays."""
         spec = (await self._store.projects.by_version(due.version)).spec
-        if spec.file_tracking is None or not spec.tracking:
+        if spec.tracked_files is None:
             return UNTRACKED
         opened = await self._workspaces.reopen(
             due.execution_id,
             due.epoch,
-            tracking=spec.file_tracking,
+            tracking=spec.tracked_files,
             isolation=spec.workspace_isolation,
         )
         if opened is None:

@@ -208,7 +208,7 @@ class Operations:
     async def _try(
         self, execution: Execution, compiled: graphs.Compiled, node: str, state: Mapping[str, Any]
     ) -> NodeOutcome:
-        tracking = self._spec.file_tracking if self._spec.tracking else None
+        tracking = self._spec.tracked_files
         manifest = await self._store.files.manifest_at(execution.id) if tracking else None
         opened = await self._workspaces.open(
             new_id("t"),

@@ -163,7 +163,7 @@ class VariantRunner:
             self._bundle = await bundles.fetch(self._objects, self._spec.bundle, root)
             bundles.activate(self._bundle)
         workspaces = Workspaces(self._settings.workspaces(), self._objects, runner=self.id)
-        tracking = Tracking(workspaces, self._store, self._spec, self.id, self._bundle)
+        tracking = Tracking(workspaces, self._store, self._spec, self.id, self._bundle, self._venv)
         self._performer = Performer(
             self.id,
             self._graphs,

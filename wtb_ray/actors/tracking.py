@@ -14,11 +14,11 @@ from typing import Final, NamedTuple
 
 from langgraph.checkpoint.base import CheckpointMetadata
 
-from wtb_ray import errors, events
+from wtb_ray import errors, events, venvs
 from wtb_ray.actors.cellar import UNTRACKED
 from wtb_ray.attachments import Attachment
-from wtb_ray.context import Context, entered
-from wtb_ray.model import Assignment, ProjectSpec
+from wtb_ray.context import Context, Workspace, entered
+from wtb_ray.model import VENV, Assignment, ProjectSpec
 from wtb_ray.states import EXECUTION
 from wtb_ray.store import Store
 from wtb_ray.store.settlements import COMMANDS, Settlement
@@ -50,11 +50,13 @@ class Tracking:
         spec: ProjectSpec,
         runner: str,
         bundle: Path | None,
+        venv: Path | None = None,
     ) -> None:
+        self._venv = venv if spec.copies_environment else None
         self._workspaces = workspaces
         self._store = store
         self._spec = spec
-        self._config = spec.file_tracking if spec.tracking else None
+        self._config = spec.tracked_files
         isolation = spec.workspace_isolation
         self._alone = isolation is not None and isolation.isolation == "process"
         self._runner = runner
@@ -80,6 +82,8 @@ class Tracking:
             since=one.clean_from,
         )
         self._open[one.execution_id, one.epoch] = opened
+        if self._venv is not None:
+            await self._workspaces.run(_copied, self._venv, opened.workspace)
         attachment.workspace = opened.workspace
         attachment.forbidden_prefix = str(self._workspaces.root)
         if self._config is not None:
@@ -183,6 +187,13 @@ class Tracking:
                 execution_id=one.execution_id,
                 batch_id=one.batch_id,
             )
+
+
+def _copied(venv: Path, workspace: Workspace) -> None:
+    """Puts a copy of the environment into a workspace that has none."""
+    target = workspace.ready().path / VENV.strip("/")
+    if not target.exists():
+        venvs.copy(venv, target)
 
 
 def _keeper(opened: OpenWorkspace) -> Callable[[CheckpointMetadata], Awaitable[str | None]]:

@@ -18,6 +18,7 @@ from wtb_ray.cli import (
     run,
     stack,
     steering,
+    venv,
 )
 from wtb_ray.cli.terminal import Commands
 
@@ -73,6 +74,7 @@ executions.app.add_typer(steering.app)
 app.add_typer(executions.app, name="exec")
 app.add_typer(events.app)
 app.add_typer(audit.app, name="audit")
+app.add_typer(venv.app, name="venv")
 app.add_typer(stack.db, name="db")
 app.add_typer(doctor.app)
 

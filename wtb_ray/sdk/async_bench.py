@@ -12,6 +12,7 @@ from wtb_ray import api, model
 from wtb_ray.events import EventRow
 from wtb_ray.sdk import audit, calls, flows, identity, local
 from wtb_ray.sdk.calls import Call, Retry
+from wtb_ray.sdk.environments import AsyncEnvironments
 from wtb_ray.sdk.flows import (
     AnyCases,
     AnyScorer,
@@ -31,7 +32,7 @@ from wtb_ray.sdk.views import BatchView, Execution, batch_html
 Answer = TypeVar("Answer")
 
 
-class AsyncTestBench(AsyncSteering):
+class AsyncTestBench(AsyncSteering, AsyncEnvironments):
     """A bench at a URL, at `WTB_URL`, or the local stack, which is started if none runs.
 
     An async context manager; it connects when it is first used. `actor` is whom the

@@ -13,6 +13,7 @@ from wtb_ray.events import EventRow
 from wtb_ray.sdk import audit, calls, flows, identity, local
 from wtb_ray.sdk.async_bench import AsyncTestBench
 from wtb_ray.sdk.calls import Call, Retry
+from wtb_ray.sdk.environments import Environments
 from wtb_ray.sdk.flows import (
     AnyCases,
     AnyScorer,
@@ -33,7 +34,7 @@ from wtb_ray.states import TERMINAL_CELL
 Answer = TypeVar("Answer")
 
 
-class WTBTestBench(Steering):
+class WTBTestBench(Steering, Environments):
     """A bench at a URL, at `WTB_URL`, or the local stack, which is started if none runs.
 
     A context manager; the stack goes on when it is closed.

@@ -97,7 +97,7 @@ class ExecutionController(EnvironmentCommands, Commands):
             version,
             binding,
             request.initial_state,
-            recursion_limit=request.recursion_limit or self._settings.recursion_limit,
+            recursion_limit=request.recursion_limit or self._limit(version),
             breakpoints=breakpoints,
             priority=request.priority,
             actor=actor,
@@ -105,6 +105,11 @@ class ExecutionController(EnvironmentCommands, Commands):
         )
         await cluster.wake_scheduler()
         return execution
+
+    def _limit(self, version: ProjectVersion) -> int:
+        """Most super-steps of an execution that names no limit itself."""
+        own = version.spec.execution.recursion_limit if version.spec.execution is not None else None
+        return own or self._settings.recursion_limit
 
     async def batch_test(
         self, request: BatchTestRequest, actor: str, id: str | None = None
@@ -120,7 +125,7 @@ class ExecutionController(EnvironmentCommands, Commands):
             version,
             names,
             cells,
-            recursion_limit=spec.recursion_limit or self._settings.recursion_limit,
+            recursion_limit=spec.recursion_limit or self._limit(version),
             actor=actor,
             id=id,
         )

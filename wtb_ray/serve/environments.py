@@ -4,7 +4,14 @@ from typing import Any
 
 from wtb_ray import errors
 from wtb_ray.control import Operation
-from wtb_ray.environment import EnvironmentRequest, EnvironmentView, Pruned, Venv, VenvStats
+from wtb_ray.environment import (
+    Environment,
+    EnvironmentRequest,
+    EnvironmentView,
+    Pruned,
+    Venv,
+    VenvStats,
+)
 from wtb_ray.placement import Placement
 from wtb_ray.serve.operating import Operating
 from wtb_ray.store import Store
@@ -43,7 +50,7 @@ class EnvironmentCommands:
         venvs = await self._store.venvs.list(venv=environment.venv)
         return EnvironmentView(**environment.model_dump(), venvs=venvs)
 
-    async def delete_environment(self, digest: str, actor: str) -> None:
+    async def delete_environment(self, digest: str, actor: str) -> Environment:
         """Forgets an environment, and has what is built of it removed once nobody runs in it.
 
         Raises:
@@ -53,10 +60,11 @@ class EnvironmentCommands:
         environment = await self._store.environments.get(digest)
         await self._store.environments.delete(digest, actor=actor)
         if await self._store.environments.pins(environment.venv) is not None:
-            return  # another one has the same packages
+            return environment  # another one has the same packages
         for venv in await self._store.venvs.list(venv=environment.venv):
             if venv.host in self._placement.hosts():
                 await self._placement.ask(venv.host, "invalidate", environment.venv)
+        return environment
 
     async def prune_environments(self, dry_run: bool, actor: str) -> list[Pruned]:
         """Removes what is invalid, old or too much on every host, or says what would go."""

@@ -36,10 +36,11 @@ async def prune_environments(
     return pruned
 
 
-@commands.delete("/{digest}", status_code=204)
-async def delete_environment(digest: str, here: Here, actor: Actor) -> None:
+@commands.delete("/{digest}")
+async def delete_environment(digest: str, here: Here, actor: Actor) -> Environment:
     """Forgets an environment; what is built of it goes once nobody runs in it."""
-    await here.command("delete_environment", digest, actor)
+    forgotten: Environment = await here.command("delete_environment", digest, actor)
+    return forgotten
 
 
 @reads.get("")
