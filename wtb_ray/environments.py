@@ -207,10 +207,16 @@ async def _install(
     asked.write_text("".join(f"{line.written(folder)}\n" for line in _lines(pins)))
     command = [
         *("pip", "install", "--python", str(made / "bin" / "python"), "--no-deps"),
-        *("--compile-bytecode", "--requirements", str(asked), *_links(spec, folder)),
+        # What is written in one environment must be neither in uv's cache nor in another one.
+        *("--link-mode", "copy", "--compile-bytecode"),
+        *("--requirements", str(asked), *_links(spec, folder)),
         *(["--require-hashes"] if pins.hashed else []),
     ]
     await installer.run_uv(command, keep=[held.fd])
+    if damaged := await asyncio.to_thread(venvs.damaged, made):
+        raise _useless(
+            "damaged", f"what uv's cache has of it is damaged (`uv cache clean`): {damaged[0]}"
+        )
 
 
 async def _try_out(

@@ -5,6 +5,7 @@ Who uses it holds it, and what is held is never removed. What a crash leaves is 
 `.locks`, where a sweep finds it. Most of this blocks: it is called in threads.
 """
 
+import asyncio
 import base64
 import csv
 import hashlib
@@ -159,8 +160,10 @@ async def scratch(root: Path) -> AsyncIterator[tuple[Path, Hold]]:
     try:
         yield path, held
     finally:
+        # Renamed first: a thread that was left behind when this was cancelled writes nothing more.
+        thrown = removal.discard(root, path)
         held.release()
-        removal.remove(path)
+        await asyncio.to_thread(removal.remove, thrown)
 
 
 def lock_of(root: Path, digest: str) -> Path:

@@ -127,7 +127,7 @@ class VenvCache:
                 self._counts["hits" if hit else "misses"] += 1
                 self._unsaid[known.venv] += hit
                 return _venv(known, found, hit, began)
-            hit = await self._fly(known, spec) and hit
+            hit = await self._fly(known, spec, lease_s) and hit
         raise errors.Unavailable("the environment was invalidated while it was built")
 
     async def invalidate(self, digest: str) -> bool:
@@ -232,11 +232,11 @@ class VenvCache:
             return None
         return found
 
-    async def _fly(self, known: _Known, spec: EnvSpec) -> bool:
+    async def _fly(self, known: _Known, spec: EnvSpec, lease_s: float) -> bool:
         """Sees to it that the environment is there, once for all who ask; whether it was."""
         flight = self._flights.get(known.venv)
         if flight is None:
-            flight = asyncio.create_task(self._obtain(known, spec))
+            flight = asyncio.create_task(self._obtain(known, spec, lease_s))
             self._flights[known.venv] = flight
             flight.add_done_callback(lambda done: self._landed(known.venv, done))
         return await asyncio.shield(flight)
@@ -246,13 +246,13 @@ class VenvCache:
         if not flight.cancelled():
             flight.exception()  # whoever asked may be gone
 
-    async def _obtain(self, known: _Known, spec: EnvSpec) -> bool:
+    async def _obtain(self, known: _Known, spec: EnvSpec, lease_s: float) -> bool:
         venvs.check_root(self._root)
         async with holds.alone(venvs.lock_of(self._root, known.venv)):
             found = await self._find(known.venv)
             with contextlib.suppress(FileNotFoundError):  # a sweep was faster
                 if found is not None:
-                    await self._take(found, holds.share(found.path))
+                    await self._take(found, holds.share(found.path), lease_s)
                     return True
             row = await self._store.venvs.get(self._host, known.venv)
             if row is not None and row.status is VenvStatus.FAILED and row.permanent and row.error:
@@ -269,7 +269,8 @@ class VenvCache:
                 )
                 raise
             self._counts["builds"] += 1
-            await self._take(Installed(built.path, built.record, time.time()), built.hold)
+            new = Installed(built.path, built.record, time.time())
+            await self._take(new, built.hold, lease_s)
         self._grown.set()
         return False
 
@@ -292,10 +293,10 @@ class VenvCache:
                 setting="venv_build_timeout_s",
             ) from e
 
-    async def _take(self, found: Installed, hold: Hold) -> None:
-        """It can be found from now on, and is leased until whoever asked has a lease."""
+    async def _take(self, found: Installed, hold: Hold, lease_s: float) -> None:
+        """It can be found from now on, and is leased to who asked first."""
         record = found.record
-        self._leases.add(found.path, hold, LEASE_S)
+        self._leases.add(found.path, hold, lease_s)
         await self._store.venvs.ready(
             self._host,
             record.venv,
