@@ -128,7 +128,9 @@ class VenvCache:
                 self._unsaid[known.venv] += hit
                 return _venv(known, found, hit, began)
             hit = await self._fly(known, spec, lease_s) and hit
-        raise errors.Unavailable("the environment was invalidated while it was built")
+        raise errors.Unavailable(
+            "the environment was invalidated each time that it was built", reason="invalidated"
+        )
 
     async def invalidate(self, digest: str) -> bool:
         """Never gives what is built of an environment again: it is removed once it is free, and built
@@ -295,8 +297,12 @@ class VenvCache:
 
     async def _take(self, found: Installed, hold: Hold, lease_s: float) -> None:
         """It can be found from now on, and is leased to who asked first."""
-        record = found.record
         self._leases.add(found.path, hold, lease_s)
+        await self._ready(found)
+        self._index[found.record.venv] = found
+
+    async def _ready(self, found: Installed) -> None:
+        record = found.record
         await self._store.venvs.ready(
             self._host,
             record.venv,
@@ -306,7 +312,6 @@ class VenvCache:
             packages=record.packages,
             actor=self._name,
         )
-        self._index[record.venv] = found
 
     async def _find(self, venv: str) -> Installed | None:
         base = await asyncio.to_thread(environments.base)
@@ -331,16 +336,19 @@ class VenvCache:
                 lock = venvs.lock_of(self._root, row.venv)
                 if (held := holds.enter(lock)) is not None:
                     try:
-                        gone = errors.Unavailable(
-                            "the process that built it is gone", reason="lost"
-                        )
-                        await self._store.venvs.fail(
-                            self._host, row.venv, gone, permanent=False, actor=self._name
-                        )
+                        await self._bury(row.venv)
                     finally:
                         holds.leave(lock, held)
             elif row.path is not None and not await asyncio.to_thread(Path(row.path).is_dir):
                 await self._evicted(row.venv, row.path, row.bytes, "missing")
+
+    async def _bury(self, venv: str) -> None:
+        """Says what became of a build whose process is gone."""
+        if (found := await self._find(venv)) is not None:
+            await self._ready(found)
+            return
+        gone = errors.Unavailable("the process that built it is gone", reason="lost")
+        await self._store.venvs.fail(self._host, venv, gone, permanent=False, actor=self._name)
 
     async def _flush(self) -> None:
         hits, self._unsaid = +self._unsaid, Counter()
