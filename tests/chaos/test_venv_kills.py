@@ -100,11 +100,12 @@ async def test_a_process_that_dies_leaves_no_half_environment(
     )
     assert worker.stdin
     assert worker.stdout
-    deaths = rounds = 0
+    deaths = rounds = cut_off = 0
     while deaths < points:
         worker.stdin.write(f"{json.dumps(campaign.jobs())}\n".encode())
         deaths += sum(json.loads(await worker.stdout.readline()))
         rounds += 1
+        cut_off += len(host.leftovers())
         campaign.said()
         if rounds % 5 == 0:
             await campaign.check()
@@ -113,4 +114,4 @@ async def test_a_process_that_dies_leaves_no_half_environment(
     await campaign.check()
     said = campaign.said()
     assert said["used"] >= rounds
-    print(f"seed {SEED}: {deaths} died in {rounds} rounds; {dict(said)}")
+    print(f"seed {SEED}: {deaths} died in {rounds} rounds, {cut_off} things cut off; {dict(said)}")
