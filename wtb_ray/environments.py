@@ -15,7 +15,7 @@ import orjson
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
-from wtb_ray import bases, errors, installer, locks, pinning, venvs
+from wtb_ray import bases, errors, installer, pinning, venvs
 from wtb_ray.bases import Base, base, protected
 from wtb_ray.environment import EnvSpec, Pins
 from wtb_ray.frozen import digest
@@ -153,7 +153,7 @@ async def build(
     folder: Path | None = None,
     imports: Sequence[str] = NEEDED,
 ) -> Built:
-    """Builds an environment; nobody sees it before it is complete and has been tried out.
+    """Builds an environment of pins; nobody sees it before it is complete and was tried out.
 
     Args:
         spec: What was asked for.
@@ -165,30 +165,25 @@ async def build(
 
     Raises:
         EnvironmentFailed: uv refuses, in its words, or the bench cannot be imported in it.
-        Unavailable: The package index cannot be reached; again later it may.
-        StorageFull: There is no room left.
+        Unavailable: It may work later: the index, or room (StorageFull), is missing.
         ConfigurationError: Nothing can be built there.
     """
     began = time.monotonic()
     venvs.check_root(root)
     found = await asyncio.to_thread(wheels, spec, folder)
-    venv = venv_digest(spec, base, found)
     with venvs.writing(root):
         async with venvs.scratch(root) as (work, held):
             made = work / "venv"
             await _install(spec, pins, base, made, folder, held)
             installed = await _try_out(made, pins, base, imports, held)
-            record = Record(
-                venv=venv,
+            record = Record.over(
+                base,
+                venv=venv_digest(spec, base, found),
                 spec=spec.digest(),
-                base=base.digest,
-                executable=base.executable,
-                site=base.site,
                 pins=pins,
                 installed=installed,
                 bytes=await asyncio.to_thread(venvs.size, made),
                 seconds=round(time.monotonic() - began, 3),
-                boot=locks.boot(),
             )
             return Built(*venvs.publish(root, made, record), record)
 
@@ -207,10 +202,16 @@ async def _install(
     asked.write_text("".join(f"{line.written(folder)}\n" for line in _lines(pins)))
     command = [
         *("pip", "install", "--python", str(made / "bin" / "python"), "--no-deps"),
-        *("--compile-bytecode", "--requirements", str(asked), *_links(spec, folder)),
+        # What is written in one environment must be neither in uv's cache nor in another one.
+        *("--link-mode", "copy", "--compile-bytecode"),
+        *("--requirements", str(asked), *_links(spec, folder)),
         *(["--require-hashes"] if pins.hashed else []),
     ]
     await installer.run_uv(command, keep=[held.fd])
+    if damaged := await asyncio.to_thread(venvs.damaged, made):
+        raise _useless(
+            "damaged", f"what uv's cache has of it is damaged (`uv cache clean`): {damaged[0]}"
+        )
 
 
 async def _try_out(

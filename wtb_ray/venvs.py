@@ -5,6 +5,7 @@ Who uses it holds it, and what is held is never removed. What a crash leaves is 
 `.locks`, where a sweep finds it. Most of this blocks: it is called in threads.
 """
 
+import asyncio
 import base64
 import csv
 import hashlib
@@ -17,7 +18,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from wtb_ray import errors, holds, homes, inputs, locks, removal
 from wtb_ray.bases import Base
@@ -58,6 +59,12 @@ class Record(Frozen):
     """How long it took to build."""
     boot: str
     """The start of the host in which all of it was seen to be on the disk."""
+
+    @classmethod
+    def over(cls, base: Base, **fields: Any) -> "Record":
+        """That of an environment over this base, built since the host started."""
+        standing = {"executable": base.executable, "site": base.site, "boot": locks.boot()}
+        return cls(base=base.digest, **standing, **fields)
 
     @property
     def packages(self) -> dict[str, str]:
@@ -146,8 +153,10 @@ async def scratch(root: Path) -> AsyncIterator[tuple[Path, Hold]]:
     try:
         yield path, held
     finally:
+        # Renamed first: a thread that was left behind when this was cancelled writes nothing more.
+        thrown = removal.discard(root, path)
         held.release()
-        removal.remove(path)
+        await asyncio.to_thread(removal.remove, thrown)
 
 
 def lock_of(root: Path, digest: str) -> Path:
@@ -285,19 +294,7 @@ def sweep(
         dry_run: Only say what would go.
         now: Seconds since the epoch.
     """
-    now = time.time() if now is None else now
-    kept: list[Installed] = []
-    gone: list[Gone] = []
-    for path in _directories(root):
-        found = read(path)
-        if found is None:
-            gone += _evict(root, path, None, "invalid", dry_run)
-        elif now - found.used <= max_age_s:
-            kept.append(found)
-        elif done := _evict(root, path, found, "age", dry_run):
-            gone += done
-        else:  # it is in use, which is a use
-            kept.append(found if dry_run else _touched(found, now))
+    kept, gone = _too_old(root, max_age_s, dry_run, time.time() if now is None else now)
     excess = sum(one.record.bytes for one in kept) - most_bytes
     for one in sorted(kept, key=lambda one: one.used):
         if excess > 0 and (done := _evict(root, one.path, one, "size", dry_run)):
@@ -359,6 +356,25 @@ def _held(path: Path) -> bool:
     if held is not None:
         held.release()
     return held is None
+
+
+def _too_old(
+    root: Path, max_age_s: float, dry_run: bool, now: float
+) -> tuple[list[Installed], list[Gone]]:
+    """Removes what nobody is to use or has used for long; gives what stays and what went."""
+    kept: list[Installed] = []
+    gone: list[Gone] = []
+    for path in _directories(root):
+        found = read(path)
+        if found is None:
+            gone += _evict(root, path, None, "invalid", dry_run)
+        elif now - found.used <= max_age_s:
+            kept.append(found)
+        elif done := _evict(root, path, found, "age", dry_run):
+            gone += done
+        else:  # it is in use, which is a use
+            kept.append(found if dry_run else _touched(found, now))
+    return kept, gone
 
 
 def _touched(found: Installed, now: float) -> Installed:

@@ -127,8 +127,10 @@ class VenvCache:
                 self._counts["hits" if hit else "misses"] += 1
                 self._unsaid[known.venv] += hit
                 return _venv(known, found, hit, began)
-            hit = await self._fly(known, spec) and hit
-        raise errors.Unavailable("the environment was invalidated while it was built")
+            hit = await self._fly(known, spec, lease_s) and hit
+        raise errors.Unavailable(
+            "the environment was invalidated each time that it was built", reason="invalidated"
+        )
 
     async def identify(self, spec: EnvSpec, bundle: str | None = None) -> str:
         """The digest of an environment on this host, whether or not it is built."""
@@ -237,11 +239,11 @@ class VenvCache:
             return None
         return found
 
-    async def _fly(self, known: _Known, spec: EnvSpec) -> bool:
+    async def _fly(self, known: _Known, spec: EnvSpec, lease_s: float) -> bool:
         """Sees to it that the environment is there, once for all who ask; whether it was."""
         flight = self._flights.get(known.venv)
         if flight is None:
-            flight = asyncio.create_task(self._obtain(known, spec))
+            flight = asyncio.create_task(self._obtain(known, spec, lease_s))
             self._flights[known.venv] = flight
             flight.add_done_callback(lambda done: self._landed(known.venv, done))
         return await asyncio.shield(flight)
@@ -251,13 +253,13 @@ class VenvCache:
         if not flight.cancelled():
             flight.exception()  # whoever asked may be gone
 
-    async def _obtain(self, known: _Known, spec: EnvSpec) -> bool:
+    async def _obtain(self, known: _Known, spec: EnvSpec, lease_s: float) -> bool:
         venvs.check_root(self._root)
         async with holds.alone(venvs.lock_of(self._root, known.venv)):
             found = await self._find(known.venv)
             with contextlib.suppress(FileNotFoundError):  # a sweep was faster
                 if found is not None:
-                    await self._take(found, holds.share(found.path))
+                    await self._take(found, holds.share(found.path), lease_s)
                     return True
             row = await self._store.venvs.get(self._host, known.venv)
             if row is not None and row.status is VenvStatus.FAILED and row.permanent and row.error:
@@ -274,7 +276,8 @@ class VenvCache:
                 )
                 raise
             self._counts["builds"] += 1
-            await self._take(Installed(built.path, built.record, time.time()), built.hold)
+            new = Installed(built.path, built.record, time.time())
+            await self._take(new, built.hold, lease_s)
         self._grown.set()
         return False
 
@@ -297,10 +300,14 @@ class VenvCache:
                 setting="venv_build_timeout_s",
             ) from e
 
-    async def _take(self, found: Installed, hold: Hold) -> None:
-        """It can be found from now on, and is leased until whoever asked has a lease."""
+    async def _take(self, found: Installed, hold: Hold, lease_s: float) -> None:
+        """It can be found from now on, and is leased to who asked first."""
+        self._leases.add(found.path, hold, lease_s)
+        await self._ready(found)
+        self._index[found.record.venv] = found
+
+    async def _ready(self, found: Installed) -> None:
         record = found.record
-        self._leases.add(found.path, hold, LEASE_S)
         await self._store.venvs.ready(
             self._host,
             record.venv,
@@ -310,7 +317,6 @@ class VenvCache:
             packages=record.packages,
             actor=self._name,
         )
-        self._index[record.venv] = found
 
     async def _find(self, venv: str) -> Installed | None:
         base = await asyncio.to_thread(environments.base)
@@ -335,16 +341,19 @@ class VenvCache:
                 lock = venvs.lock_of(self._root, row.venv)
                 if (held := holds.enter(lock)) is not None:
                     try:
-                        gone = errors.Unavailable(
-                            "the process that built it is gone", reason="lost"
-                        )
-                        await self._store.venvs.fail(
-                            self._host, row.venv, gone, permanent=False, actor=self._name
-                        )
+                        await self._bury(row.venv)
                     finally:
                         holds.leave(lock, held)
             elif row.path is not None and not await asyncio.to_thread(Path(row.path).is_dir):
                 await self._evicted(row.venv, row.path, row.bytes, "missing")
+
+    async def _bury(self, venv: str) -> None:
+        """Says what became of a build whose process is gone."""
+        if (found := await self._find(venv)) is not None:
+            await self._ready(found)
+            return
+        gone = errors.Unavailable("the process that built it is gone", reason="lost")
+        await self._store.venvs.fail(self._host, venv, gone, permanent=False, actor=self._name)
 
     async def _flush(self) -> None:
         hits, self._unsaid = +self._unsaid, Counter()
