@@ -28,6 +28,10 @@ SETTINGS = {
 }
 
 
+SECRET = "sesame-4711-opens-nothing"
+"""The value of `API_TOKEN`, which the stack finds in a mounted file."""
+
+
 @dataclass
 class Stack:
     """The running stack, and its processes as the operating system shows them."""
@@ -121,6 +125,9 @@ def _found(data_dir: Path) -> Stack:
 def _serve(data_dir: Path) -> Iterator[Stack]:
     (data_dir / "uv.toml").write_text("no-index = true\n")  # tests install their own wheels only
     own = {"UV_CONFIG_FILE": str(data_dir / "uv.toml"), "UV_CACHE_DIR": str(data_dir / "uv-cache")}
+    (data_dir / "mounted").mkdir()
+    (data_dir / "mounted" / "API_TOKEN").write_text(f"{SECRET}\n")
+    own["WTB_SECRETS_DIR"] = str(data_dir / "mounted")
     environment = {**os.environ, **SETTINGS, **own}
     command = [sys.executable, "-m", "wtb_ray.serve.local", "--data-dir", str(data_dir)]
     for port in ("http", "grpc", "dashboard"):

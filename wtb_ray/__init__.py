@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         WorkspaceIsolationConfig,
         WTBTestBench,
     )
+    from wtb_ray.secret_values import secret
 
 __version__ = "0.1.0"
 
@@ -40,6 +41,7 @@ __all__ = [
     "errors",
     "params",
     "scorer",
+    "secret",
     "workspace",
 ]
 
@@ -55,6 +57,7 @@ _HOMES = {
     "WorkspaceIsolationConfig": "wtb_ray.model",
     "params": "wtb_ray.context",
     "scorer": "wtb_ray.scoring",
+    "secret": "wtb_ray.secret_values",
     "workspace": "wtb_ray.context",
 }
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import httpx
 import pytest
+import zstandard
 
-from tests.stack import Stack, wait_until
+from tests.stack import SECRET, Stack, wait_until
 from tests.wheels import make_wheel
 from wtb_ray import errors
 from wtb_ray.sdk import (
@@ -184,3 +185,89 @@ def test_environments_that_cannot_be_are_refused_at_registration_by_name(
     refused(errors.PythonMismatch, python_version="3.8")
     missing = refused(errors.SecretMissing, secrets=("NO_SUCH_SECRET",))
     assert missing.details["secret"] == "NO_SUCH_SECRET"
+
+
+LEAKY = """
+import logging
+from typing import Any
+from typing_extensions import TypedDict
+from langgraph.graph import START, StateGraph
+import wtb_ray
+
+
+class State(TypedDict, total=False):
+    how: str
+    length: int
+    leak: str
+
+
+def careful(state: State) -> State:
+    print("the token is", wtb_ray.secret("API_TOKEN"))
+    logging.getLogger("user").warning("token %s", wtb_ray.secret("API_TOKEN"))
+    if state["how"] == "state":
+        return {"leak": "Bearer " + wtb_ray.secret("API_TOKEN")}
+    if state["how"] == "raise":
+        raise PermissionError("401 for " + wtb_ray.secret("API_TOKEN"))
+    return {"length": len(wtb_ray.secret("API_TOKEN"))}
+
+
+def graph() -> Any:
+    builder = StateGraph(State)
+    builder.add_node("careful", careful)
+    builder.add_edge(START, "careful")
+    return builder
+"""
+
+
+@pytest.mark.timeout(240)
+def test_a_secret_stands_nowhere_but_where_it_comes_from(
+    bench: WTBTestBench, stack: Stack, tmp_path: Path
+) -> None:
+    root = tmp_path / "leaky"
+    root.mkdir()
+    (root / "pyproject.toml").write_text("")
+    (root / "leaky.py").write_text(LEAKY)
+    config = EnvironmentConfig(default_env=EnvSpec(secrets=("API_TOKEN",)))
+    made = WorkflowProject("leaky", "leaky:graph", root=root, environment=config)
+    bench.register_project(made)
+    done = bench.run(project="leaky", initial_state={"how": "use"}, timeout=90)
+    assert done.state["length"] == len(SECRET)
+    raised = bench.run(project="leaky", initial_state={"how": "raise"}, timeout=90)
+    assert raised.error is not None
+    assert raised.error.message == "401 for <secret API_TOKEN>"
+    kept = bench.run(project="leaky", initial_state={"how": "state"}, timeout=90)
+    assert kept.error is not None
+    assert (kept.error.code, "leak" in kept.error.message) == ("unstorable_value", True)
+    assert not _places(stack, SECRET)
+
+
+def _places(stack: Stack, value: str) -> list[str]:
+    """Where a value stands: in the database, in objects, in logs."""
+    tables = stack.rows("SELECT tablename AS name FROM pg_tables WHERE schemaname = 'public'")
+    plain, hex_ = f"%{value}%", f"%{value.encode().hex()}%"
+    found = [
+        f"table {table['name']}"
+        for table in tables
+        if stack.rows(
+            f'SELECT 1 FROM "{table["name"]}" AS t WHERE t::text LIKE %s OR t::text LIKE %s LIMIT 1',
+            (plain, hex_),
+        )
+    ]
+    unpack = zstandard.ZstdDecompressor()
+    for path in (stack.data_dir / "objects").rglob("*"):
+        if path.is_file():
+            data = path.read_bytes()
+            if data.startswith(zstandard.FRAME_HEADER):
+                data = unpack.stream_reader(data).read()
+            found += [str(path)] if value.encode() in data else []
+    [session, *_] = {
+        part.partition("=")[2]
+        for process in stack.processes("raylet")
+        for part in process.cmdline()
+        if part.startswith(("--session_dir=", "--session-dir="))
+    }
+    logs = [*(Path(session) / "logs").rglob("*"), stack.data_dir / "stack.log"]
+    for path in logs:
+        if path.is_file() and value.encode() in path.read_bytes():
+            found.append(str(path))
+    return found
