@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 import zstandard
 
@@ -22,7 +23,9 @@ from wtb_ray.sdk import (
 
 GRAPH = """
 import os
+import pathlib
 import sys
+import time
 from typing import Any
 from typing_extensions import TypedDict
 from langgraph.graph import START, StateGraph
@@ -32,6 +35,7 @@ import wtb_ray
 class State(TypedDict, total=False):
     x: int
     seen: str
+    mark: str
     pid: int
     place: str
     env: str
@@ -41,7 +45,19 @@ def prepare(state: State) -> State:
     return {"x": state["x"] + 1, "place": sys.prefix}
 
 
+def misbehave(state: State) -> None:
+    mark = pathlib.Path(state["mark"])
+    first = not mark.exists()
+    mark.write_text(str(os.getpid()))
+    if mark.name == "die" and first:
+        os._exit(9)
+    while mark.name == "hang":
+        time.sleep(0.1)
+
+
 def measure(state: State) -> State:
+    if "mark" in state:
+        misbehave(state)
     try:
         import lab
         seen = lab.VERSION
@@ -152,6 +168,8 @@ def test_resources_of_a_node_are_rays_and_what_no_host_has_is_waited_for_by_name
     ).json()["data"]["result"]["result"]
     [actor] = [a for a in actors if a["class_name"] == "NodeProcess"]
     assert actor["required_resources"] == {"CPU": 0.5, "memory": 64 << 20}
+    _dies(bench, root / "die")
+    _hangs(bench, root / "hang")
 
     gpu = ExecutionConfig(node_resources={"measure": NodeResourceConfig(num_gpus=7)})
     bench.register_project(project(root, "lab-gpu", execution=gpu))
@@ -167,6 +185,22 @@ def test_resources_of_a_node_are_rays_and_what_no_host_has_is_waited_for_by_name
     assert "'GPU': 7.0" in found.reason
     assert "measure" in found.reason
     bench.stop(waiting.id)
+
+
+def _dies(bench: WTBTestBench, mark: Path) -> None:
+    """The process of a node dies in a call: the execution goes on in another one."""
+    died = bench.run(project="lab-cpu", initial_state={"x": 1, "mark": str(mark)}, timeout=90)
+    assert (died.status, died.state["x"]) == ("COMPLETED", 2), died.error
+    assert died.state["pid"] == int(mark.read_text())
+
+
+def _hangs(bench: WTBTestBench, mark: Path) -> None:
+    """A node that no stop ends: its process is killed."""
+    hangs = bench.run(project="lab-cpu", initial_state={"x": 1, "mark": str(mark)}, wait=False)
+    process = psutil.Process(int(wait_until(lambda: mark.exists() and mark.read_text())))
+    bench.stop(hangs.id)
+    wait_until(lambda: bench.get_execution(hangs.id).status == "CANCELLED")
+    wait_until(lambda: not process.is_running())
 
 
 @pytest.mark.timeout(240)
@@ -239,6 +273,9 @@ def test_a_secret_stands_nowhere_but_where_it_comes_from(
     assert kept.error is not None
     assert (kept.error.code, "leak" in kept.error.message) == ("unstorable_value", True)
     assert not _places(stack, SECRET)
+    told = _places(stack, "<secret API_TOKEN>")
+    assert "table executions" in told, "the search finds what is there"
+    assert any("/logs/" in place for place in told)
 
 
 def _places(stack: Stack, value: str) -> list[str]:
