@@ -27,6 +27,8 @@ from wtb_ray.rpc import batch_pb2 as batches
 from wtb_ray.rpc import execution_pb2 as executions
 from wtb_ray.rpc.batch_pb2_grpc import BatchTestStub
 from wtb_ray.rpc.execution_pb2_grpc import ExecutionControlStub
+from wtb_ray.rpc.session_pb2 import InteractRequest
+from wtb_ray.rpc.session_pb2_grpc import InteractiveSessionStub
 from wtb_ray.serve.auth import is_loopback
 from wtb_ray.serve.local import SERVICERS, free_port
 from wtb_ray.settings import Settings
@@ -350,6 +352,66 @@ class TestExecutionControl:
             with pytest.raises(grpc.aio.AioRpcError) as e:
                 await ExecutionControlStub(channel).GetExecution(request)
         assert e.value.code() == grpc.StatusCode.PERMISSION_DENIED
+
+
+async def paused(channel: grpc.aio.Channel) -> str:
+    """The id of an execution that was paused before it began."""
+    stub = ExecutionControlStub(channel)
+    made = await stub.StartExecution(start_request())
+    request = executions.PauseExecutionRequest(
+        execution_id=made.id, reason="lunch", strategy="warm", idempotency_key=f"pause {made.id}"
+    )
+    found = await stub.PauseExecution(request)
+    assert (found.status, found.reason) == (executions.EXECUTION_STATUS_PAUSED, "requested")
+    assert await stub.PauseExecution(request) == found
+    return str(made.id)
+
+
+class TestOperations:
+    async def test_what_takes_long_is_looked_up(self, channel: grpc.aio.Channel) -> None:
+        stub = ExecutionControlStub(channel)
+        id = await paused(channel)
+        request = executions.ResumeExecutionRequest(
+            execution_id=id, state='{"x": 2}', idempotency_key=f"resume {id}"
+        )
+        answer = await stub.ResumeExecution(request)
+        operation = answer.operation
+        assert (operation.kind, operation.execution_id) == ("resume", id)
+        assert await stub.ResumeExecution(request) == answer
+        asked = executions.GetOperationRequest(operation_id=operation.id)
+        while operation.status == executions.OPERATION_STATUS_RUNNING:
+            await asyncio.sleep(0.1)
+            operation = await stub.GetOperation(asked)
+        assert operation.status == executions.OPERATION_STATUS_DONE
+        assert json.loads(operation.result)["status"] == "PENDING"
+        asked.operation_id = "o0"
+        with pytest.raises(grpc.aio.AioRpcError) as e:
+            await stub.GetOperation(asked)
+        assert e.value.code() == grpc.StatusCode.NOT_FOUND
+
+    async def test_a_session_tells_how_it_ended(self, channel: grpc.aio.Channel) -> None:
+        id = await paused(channel)
+        talk = InteractiveSessionStub(channel).Interact()
+        modify = {"execution_id": id, "values": '{"x": "broken"}'}
+        await talk.write(InteractRequest(request_id="m", modify=modify))
+        begun, ended = await talk.read(), await talk.read()
+        assert (begun.request_id, begun.operation.kind) == ("m", "change_state")
+        assert ended.operation.status == executions.OPERATION_STATUS_FAILED
+        assert (ended.request_id, ended.operation.error.code) == ("m", "wtb_error")
+        assert "SECRET" not in str(ended)
+
+        sent = {"execution_id": id, "state": '{"x": 2}'}
+        await talk.write(InteractRequest(request_id="c", continue_run=sent))
+        begun, ended = await talk.read(), await talk.read()
+        assert begun.operation.status == executions.OPERATION_STATUS_RUNNING
+        assert ended.operation.status == executions.OPERATION_STATUS_DONE
+        await ExecutionControlStub(channel).StopExecution(
+            executions.StopExecutionRequest(execution_id=id, kill=True)
+        )
+        last = await talk.read()
+        assert (last.request_id, last.WhichOneof("outcome")) == ("c", "rested")
+        assert last.rested.execution.status == executions.EXECUTION_STATUS_CANCELLED
+        talk.cancel()
 
 
 def batch_request(**fields: Any) -> batches.RunBatchTestRequest:

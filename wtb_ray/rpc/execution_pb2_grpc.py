@@ -49,6 +49,46 @@ class ExecutionControlStub(object):
                 request_serializer=wtb_dot_v1_dot_execution__pb2.StreamExecutionEventsRequest.SerializeToString,
                 response_deserializer=wtb_dot_v1_dot_execution__pb2.Event.FromString,
                 _registered_method=True)
+        self.PauseExecution = channel.unary_unary(
+                '/wtb.v1.ExecutionControl/PauseExecution',
+                request_serializer=wtb_dot_v1_dot_execution__pb2.PauseExecutionRequest.SerializeToString,
+                response_deserializer=wtb_dot_v1_dot_execution__pb2.Execution.FromString,
+                _registered_method=True)
+        self.ResumeExecution = channel.unary_unary(
+                '/wtb.v1.ExecutionControl/ResumeExecution',
+                request_serializer=wtb_dot_v1_dot_execution__pb2.ResumeExecutionRequest.SerializeToString,
+                response_deserializer=wtb_dot_v1_dot_execution__pb2.ResumeExecutionResponse.FromString,
+                _registered_method=True)
+        self.StepExecution = channel.unary_unary(
+                '/wtb.v1.ExecutionControl/StepExecution',
+                request_serializer=wtb_dot_v1_dot_execution__pb2.StepExecutionRequest.SerializeToString,
+                response_deserializer=wtb_dot_v1_dot_execution__pb2.Execution.FromString,
+                _registered_method=True)
+        self.StopExecution = channel.unary_unary(
+                '/wtb.v1.ExecutionControl/StopExecution',
+                request_serializer=wtb_dot_v1_dot_execution__pb2.StopExecutionRequest.SerializeToString,
+                response_deserializer=wtb_dot_v1_dot_execution__pb2.Execution.FromString,
+                _registered_method=True)
+        self.RollbackExecution = channel.unary_unary(
+                '/wtb.v1.ExecutionControl/RollbackExecution',
+                request_serializer=wtb_dot_v1_dot_execution__pb2.RollbackExecutionRequest.SerializeToString,
+                response_deserializer=wtb_dot_v1_dot_execution__pb2.Execution.FromString,
+                _registered_method=True)
+        self.ForkExecution = channel.unary_unary(
+                '/wtb.v1.ExecutionControl/ForkExecution',
+                request_serializer=wtb_dot_v1_dot_execution__pb2.ForkExecutionRequest.SerializeToString,
+                response_deserializer=wtb_dot_v1_dot_execution__pb2.ForkExecutionResponse.FromString,
+                _registered_method=True)
+        self.ListCheckpoints = channel.unary_unary(
+                '/wtb.v1.ExecutionControl/ListCheckpoints',
+                request_serializer=wtb_dot_v1_dot_execution__pb2.ListCheckpointsRequest.SerializeToString,
+                response_deserializer=wtb_dot_v1_dot_execution__pb2.ListCheckpointsResponse.FromString,
+                _registered_method=True)
+        self.GetOperation = channel.unary_unary(
+                '/wtb.v1.ExecutionControl/GetOperation',
+                request_serializer=wtb_dot_v1_dot_execution__pb2.GetOperationRequest.SerializeToString,
+                response_deserializer=wtb_dot_v1_dot_execution__pb2.Operation.FromString,
+                _registered_method=True)
 
 
 class ExecutionControlServicer(object):
@@ -74,6 +114,62 @@ class ExecutionControlServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PauseExecution(self, request, context):
+        """Pauses an execution: at once when it waits, at its next boundary when it runs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeExecution(self, request, context):
+        """Sends a paused execution on, past its breakpoint; with another state, or with answers.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StepExecution(self, request, context):
+        """Lets a paused execution run one super-step.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StopExecution(self, request, context):
+        """Stops an execution: at once when it waits or is killed, else at its next boundary.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollbackExecution(self, request, context):
+        """Puts an execution back, or forward again, to a checkpoint with its files; it is paused then.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ForkExecution(self, request, context):
+        """Makes executions that go on from a checkpoint, with other state, variants or version.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListCheckpoints(self, request, context):
+        """The checkpoints that led to where the execution is, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetOperation(self, request, context):
+        """A command that took longer than its caller waited.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ExecutionControlServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -91,6 +187,46 @@ def add_ExecutionControlServicer_to_server(servicer, server):
                     servicer.StreamExecutionEvents,
                     request_deserializer=wtb_dot_v1_dot_execution__pb2.StreamExecutionEventsRequest.FromString,
                     response_serializer=wtb_dot_v1_dot_execution__pb2.Event.SerializeToString,
+            ),
+            'PauseExecution': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseExecution,
+                    request_deserializer=wtb_dot_v1_dot_execution__pb2.PauseExecutionRequest.FromString,
+                    response_serializer=wtb_dot_v1_dot_execution__pb2.Execution.SerializeToString,
+            ),
+            'ResumeExecution': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeExecution,
+                    request_deserializer=wtb_dot_v1_dot_execution__pb2.ResumeExecutionRequest.FromString,
+                    response_serializer=wtb_dot_v1_dot_execution__pb2.ResumeExecutionResponse.SerializeToString,
+            ),
+            'StepExecution': grpc.unary_unary_rpc_method_handler(
+                    servicer.StepExecution,
+                    request_deserializer=wtb_dot_v1_dot_execution__pb2.StepExecutionRequest.FromString,
+                    response_serializer=wtb_dot_v1_dot_execution__pb2.Execution.SerializeToString,
+            ),
+            'StopExecution': grpc.unary_unary_rpc_method_handler(
+                    servicer.StopExecution,
+                    request_deserializer=wtb_dot_v1_dot_execution__pb2.StopExecutionRequest.FromString,
+                    response_serializer=wtb_dot_v1_dot_execution__pb2.Execution.SerializeToString,
+            ),
+            'RollbackExecution': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollbackExecution,
+                    request_deserializer=wtb_dot_v1_dot_execution__pb2.RollbackExecutionRequest.FromString,
+                    response_serializer=wtb_dot_v1_dot_execution__pb2.Execution.SerializeToString,
+            ),
+            'ForkExecution': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForkExecution,
+                    request_deserializer=wtb_dot_v1_dot_execution__pb2.ForkExecutionRequest.FromString,
+                    response_serializer=wtb_dot_v1_dot_execution__pb2.ForkExecutionResponse.SerializeToString,
+            ),
+            'ListCheckpoints': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCheckpoints,
+                    request_deserializer=wtb_dot_v1_dot_execution__pb2.ListCheckpointsRequest.FromString,
+                    response_serializer=wtb_dot_v1_dot_execution__pb2.ListCheckpointsResponse.SerializeToString,
+            ),
+            'GetOperation': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetOperation,
+                    request_deserializer=wtb_dot_v1_dot_execution__pb2.GetOperationRequest.FromString,
+                    response_serializer=wtb_dot_v1_dot_execution__pb2.Operation.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -174,6 +310,222 @@ class ExecutionControl(object):
             '/wtb.v1.ExecutionControl/StreamExecutionEvents',
             wtb_dot_v1_dot_execution__pb2.StreamExecutionEventsRequest.SerializeToString,
             wtb_dot_v1_dot_execution__pb2.Event.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseExecution(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wtb.v1.ExecutionControl/PauseExecution',
+            wtb_dot_v1_dot_execution__pb2.PauseExecutionRequest.SerializeToString,
+            wtb_dot_v1_dot_execution__pb2.Execution.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeExecution(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wtb.v1.ExecutionControl/ResumeExecution',
+            wtb_dot_v1_dot_execution__pb2.ResumeExecutionRequest.SerializeToString,
+            wtb_dot_v1_dot_execution__pb2.ResumeExecutionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StepExecution(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wtb.v1.ExecutionControl/StepExecution',
+            wtb_dot_v1_dot_execution__pb2.StepExecutionRequest.SerializeToString,
+            wtb_dot_v1_dot_execution__pb2.Execution.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StopExecution(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wtb.v1.ExecutionControl/StopExecution',
+            wtb_dot_v1_dot_execution__pb2.StopExecutionRequest.SerializeToString,
+            wtb_dot_v1_dot_execution__pb2.Execution.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollbackExecution(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wtb.v1.ExecutionControl/RollbackExecution',
+            wtb_dot_v1_dot_execution__pb2.RollbackExecutionRequest.SerializeToString,
+            wtb_dot_v1_dot_execution__pb2.Execution.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForkExecution(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wtb.v1.ExecutionControl/ForkExecution',
+            wtb_dot_v1_dot_execution__pb2.ForkExecutionRequest.SerializeToString,
+            wtb_dot_v1_dot_execution__pb2.ForkExecutionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCheckpoints(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wtb.v1.ExecutionControl/ListCheckpoints',
+            wtb_dot_v1_dot_execution__pb2.ListCheckpointsRequest.SerializeToString,
+            wtb_dot_v1_dot_execution__pb2.ListCheckpointsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetOperation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wtb.v1.ExecutionControl/GetOperation',
+            wtb_dot_v1_dot_execution__pb2.GetOperationRequest.SerializeToString,
+            wtb_dot_v1_dot_execution__pb2.Operation.FromString,
             options,
             channel_credentials,
             insecure,

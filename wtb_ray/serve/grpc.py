@@ -1,35 +1,26 @@
 """The RPCs of `wtb.v1`, as methods that Serve finds by their names.
 
-Errors reach the client as a gRPC status whose message is `<code>: <text>`; what nobody expected is
-`internal: request <id>`, and its traceback goes to the log. Streams end only by themselves, by the
-caller, or when their replica goes; each can be resumed.
+Streams end only by themselves, by the caller, or when their replica goes; each can be resumed.
 """
 
 import asyncio
-import functools
-import inspect
-import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Any, TypeVar, cast
 
-import grpc
-import psycopg
 from ray.serve.grpc_util import RayServegRPCContext
 
-from wtb_ray import errors
 from wtb_ray.api import Progress
 from wtb_ray.events import Cursor, EventRow
 from wtb_ray.model import Batch, Execution, digest
 from wtb_ray.rpc import audit_pb2, batch_pb2, execution_pb2
-from wtb_ray.serve import auth, grpc_messages
-from wtb_ray.serve.context import Context, unstorable
+from wtb_ray.serve import grpc_messages
+from wtb_ray.serve.context import Context
+from wtb_ray.serve.grpc_calls import actor_of, going, rpc
+from wtb_ray.serve.grpc_control import ControlMethods
 from wtb_ray.serve.http_events import cursor_of, types_of
 from wtb_ray.serve.idempotency import Answer, id_of, once
 from wtb_ray.serve.stream import Wanted
 from wtb_ray.states import TERMINAL_BATCH, TERMINAL_EXECUTION
-
-log = logging.getLogger(__name__)
 
 PROGRESS_S = 0.25
 """Least time between two messages of a batch's progress."""
@@ -41,83 +32,16 @@ BATCH_CHANGES = frozenset(
     | {"batch.cancelled", "execution.cancelled"}
 )
 
-Method = TypeVar("Method", bound=Callable[..., Any])
 
-
-def _public(context: RayServegRPCContext, error: Exception) -> RuntimeError:
-    """Puts the error's status on the call; returns what is to be raised.
-
-    That is a builtin, because every process can unpickle it, whatever it has installed.
-    """
-    known = unstorable(error) if isinstance(error, psycopg.DataError) else error
-    if isinstance(known, errors.WTBError):
-        code, text = grpc.StatusCode[known.grpc_status], f"{known.code}: {known}"
-    else:
-        trailing = dict(context.trailing_metadata())
-        identity = context.request_id() or trailing.get("request_id")
-        log.error("request %s", identity, exc_info=error)
-        code, text = grpc.StatusCode.INTERNAL, f"internal: request {identity}"
-    context.set_code(code)
-    context.set_details(text)
-    return RuntimeError(text)
-
-
-def rpc(method: Method) -> Method:
-    """Makes a method an RPC: callers of this machine only, errors as a status of our own.
-
-    `functools.wraps` keeps the signature, by which Serve sees that it takes `grpc_context`.
-    """
-    if inspect.isasyncgenfunction(method):
-
-        @functools.wraps(method)
-        async def stream(
-            self: "GrpcMethods", request: Any, grpc_context: RayServegRPCContext
-        ) -> AsyncIterator[Any]:
-            try:
-                _admit(self.context, request, grpc_context)
-                async with aclosing(method(self, request, grpc_context)) as messages:
-                    async for message in messages:
-                        yield message
-            except Exception as e:  # noqa: BLE001 (it becomes the call's status)
-                raise _public(grpc_context, e) from None
-
-        return cast(Method, stream)
-
-    @functools.wraps(method)
-    async def call(self: "GrpcMethods", request: Any, grpc_context: RayServegRPCContext) -> Any:
-        try:
-            _admit(self.context, request, grpc_context)
-            return await method(self, request, grpc_context)
-        except Exception as e:  # noqa: BLE001 (it becomes the call's status)
-            raise _public(grpc_context, e) from None
-
-    return cast(Method, call)
-
-
-def _admit(here: Context, request: Any, context: RayServegRPCContext) -> None:
-    here.gate.peer(context.peer())
-    limit = here.settings.max_body_mb
-    if request.ByteSize() > limit << 20:
-        raise errors.InvalidRequest(
-            f"a message has at most {limit} MiB", field="", reason="too large"
-        )
-
-
-def _actor(context: RayServegRPCContext) -> str:
-    return auth.actor("grpc", dict(context.invocation_metadata()).get("x-actor"))
-
-
-class GrpcMethods:
+class GrpcMethods(ControlMethods):
     """All RPCs; to be mixed into the ingress, whose context they use."""
-
-    context: Context
 
     @rpc
     async def StartExecution(
         self, request: execution_pb2.StartExecutionRequest, grpc_context: RayServegRPCContext
     ) -> execution_pb2.Execution:
         wanted = grpc_messages.execute_request(request)
-        actor = _actor(grpc_context)
+        actor = actor_of(grpc_context)
 
         async def perform() -> Answer:
             made: Execution = await self.context.command(
@@ -153,7 +77,7 @@ class GrpcMethods:
         self, request: batch_pb2.RunBatchTestRequest, grpc_context: RayServegRPCContext
     ) -> AsyncIterator[batch_pb2.BatchTestProgress]:
         wanted = grpc_messages.batch_request(request)
-        actor = _actor(grpc_context)
+        actor = actor_of(grpc_context)
 
         async def perform() -> Answer:
             made: Batch = await self.context.command("batch_test", wanted, actor, id_of("b"))
@@ -180,7 +104,7 @@ class GrpcMethods:
                     if grpc_messages.of(row, request.project, request.actor):
                         yield grpc_messages.event(row)
         if request.follow:
-            raise _going()
+            raise going()
 
 
 async def _execution_events(
@@ -197,7 +121,7 @@ async def _execution_events(
                     yield row
                 if row.type in ENDED and not follow and await _is_the_end(here, row):
                     return
-    raise _going()
+    raise going()
 
 
 async def _is_the_end(here: Context, row: EventRow) -> bool:
@@ -227,10 +151,6 @@ async def _batch_progress(here: Context, id: str) -> AsyncIterator[Progress]:
         while progress.status not in TERMINAL_BATCH:
             await asyncio.sleep(PROGRESS_S)
             if await anext(changes, None) is None:
-                raise _going()
+                raise going()
             progress = await here.store.batches.progress(id)
             yield progress
-
-
-def _going() -> errors.Unavailable:
-    return errors.Unavailable("this replica is going away; call again to go on")

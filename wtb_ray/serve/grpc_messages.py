@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from wtb_ray import errors
 from wtb_ray.api import BatchTestRequest, ExecuteRequest, Progress
 from wtb_ray.events import EventRow
-from wtb_ray.model import Execution, Fault
+from wtb_ray.model import Execution, Fault, Parking
 from wtb_ray.rpc import batch_pb2, execution_pb2
 from wtb_ray.serve.context import invalid
 from wtb_ray.serve.strict_json import parse
@@ -25,13 +25,13 @@ def execute_request(message: execution_pb2.StartExecutionRequest) -> ExecuteRequ
     Raises:
         InvalidRequest: A field cannot be used.
     """
-    return _made(
+    return made(
         ExecuteRequest,
-        initial_state=_value(message.initial_state, "initial_state", {}),
+        initial_state=value(message.initial_state, "initial_state", {}),
         variant_config=dict(message.variant_config),
         breakpoints=list(message.breakpoints),
-        recursion_limit=_optional(message, "recursion_limit"),
-        version=_optional(message, "version"),
+        recursion_limit=optional(message, "recursion_limit"),
+        version=optional(message, "version"),
         priority=message.priority,
     )
 
@@ -44,56 +44,63 @@ def batch_request(message: batch_pb2.RunBatchTestRequest) -> BatchTestRequest:
     """
     fields = {
         "project": message.project,
-        "version": _optional(message, "version"),
+        "version": optional(message, "version"),
         "variant_matrix": [dict(binding.nodes) for binding in message.variant_matrix],
         "test_cases": [_case(c, f"test_cases.{i}") for i, c in enumerate(message.test_cases)],
         "scorers": [
-            {"name": s.name, "args": _value(s.args, f"scorers.{i}.args", {})}
+            {"name": s.name, "args": value(s.args, f"scorers.{i}.args", {})}
             for i, s in enumerate(message.scorers)
         ],
-        "repetitions": _optional(message, "repetitions"),
+        "repetitions": optional(message, "repetitions"),
         "node_errors": message.node_errors or None,
         "priority": message.priority,
-        "recursion_limit": _optional(message, "recursion_limit"),
+        "recursion_limit": optional(message, "recursion_limit"),
     }
-    return _made(BatchTestRequest, **{k: v for k, v in fields.items() if v is not None})
+    return made(BatchTestRequest, **{k: v for k, v in fields.items() if v is not None})
 
 
 def _case(message: batch_pb2.TestCase, field: str) -> dict[str, Any]:
     return {
         "id": message.id,
-        "input": _value(message.input, f"{field}.input", {}),
-        "expected": _value(message.expected, f"{field}.expected", None),
-        "metadata": _value(message.metadata, f"{field}.metadata", {}),
+        "input": value(message.input, f"{field}.input", {}),
+        "expected": value(message.expected, f"{field}.expected", None),
+        "metadata": value(message.metadata, f"{field}.metadata", {}),
     }
 
 
 def execution(model: Execution) -> execution_pb2.Execution:
     return execution_pb2.Execution(
-        **_present(
+        **present(
             model,
             "id project version binding reason thread_id head head_step recursion_limit breakpoints"
-            " batch_id case_id repetition attempt latency_ms node_runs",
+            " batch_id case_id repetition attempt latency_ms node_runs wanted forked_from forked_at",
         ),
         status=f"EXECUTION_STATUS_{model.status}",
         error=_fault(model.error),
-        created_at=_timestamp(model.created_at),
-        started_at=_timestamp(model.started_at),
-        ended_at=_timestamp(model.ended_at),
+        parking=_parking(model.parking),
+        created_at=timestamp(model.created_at),
+        started_at=timestamp(model.started_at),
+        ended_at=timestamp(model.ended_at),
     )
 
 
 def _fault(model: Fault | None) -> execution_pb2.Fault | None:
     if model is None:
         return None
-    return execution_pb2.Fault(**_present(model, "code type message node attempt traceback"))
+    return execution_pb2.Fault(**present(model, "code type message node attempt traceback"))
+
+
+def _parking(model: Parking | None) -> execution_pb2.Parking | None:
+    if model is None:
+        return None
+    return execution_pb2.Parking(**present(model, "strategy kept released left_out runner host"))
 
 
 def event(row: EventRow) -> execution_pb2.Event:
     return execution_pb2.Event(
-        **_present(row, "cursor type project execution_id batch_id actor"),
-        at=_timestamp(row.at),
-        payload=json.dumps(row.payload, ensure_ascii=False, separators=(",", ":")),
+        **present(row, "cursor type project execution_id batch_id actor"),
+        at=timestamp(row.at),
+        payload=as_json(row.payload),
     )
 
 
@@ -108,23 +115,24 @@ def of(row: EventRow, project: str, actor: str) -> bool:
 
 def progress(model: Progress) -> batch_pb2.BatchTestProgress:
     return batch_pb2.BatchTestProgress(
-        **_present(model, "total counts finished percent rate remaining_s"),
+        **present(model, "total counts finished percent rate remaining_s"),
         batch_id=model.id,
         status=f"BATCH_STATUS_{model.status}",
     )
 
 
-def _present(model: BaseModel, names: str) -> Mapping[str, Any]:
+def present(model: BaseModel, names: str) -> Mapping[str, Any]:
     """The named fields that are not None: absent fields of a message are left out."""
     fields = {name: getattr(model, name) for name in names.split()}
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _optional(message: Any, name: str) -> Any:
+def optional(message: Any, name: str) -> Any:
+    """The value of an optional field; None where it is absent."""
     return getattr(message, name) if message.HasField(name) else None
 
 
-def _timestamp(at: datetime | None) -> Timestamp | None:
+def timestamp(at: datetime | None) -> Timestamp | None:
     if at is None:
         return None
     stamp = Timestamp()
@@ -132,7 +140,17 @@ def _timestamp(at: datetime | None) -> Timestamp | None:
     return stamp
 
 
-def _value(text: str, field: str, default: Any) -> Any:
+def as_json(value: Any) -> str:
+    """The JSON text of a value."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def value(text: str, field: str, default: Any) -> Any:
+    """The value of a JSON text; the default of an empty one.
+
+    Raises:
+        InvalidRequest: It is no JSON.
+    """
     if not text:
         return default
     try:
@@ -143,7 +161,12 @@ def _value(text: str, field: str, default: Any) -> Any:
         ) from e
 
 
-def _made(kind: type[Model], **fields: Any) -> Model:
+def made(kind: type[Model], **fields: Any) -> Model:
+    """A model of these fields.
+
+    Raises:
+        InvalidRequest: One of them cannot be used.
+    """
     try:
         return kind(**fields)
     except ValidationError as e:

@@ -31,6 +31,7 @@ log = logging.getLogger("wtb")
 
 SERVICERS = [
     "wtb_ray.rpc.execution_pb2_grpc.add_ExecutionControlServicer_to_server",
+    "wtb_ray.rpc.session_pb2_grpc.add_InteractiveSessionServicer_to_server",
     "wtb_ray.rpc.batch_pb2_grpc.add_BatchTestServicer_to_server",
     "wtb_ray.rpc.audit_pb2_grpc.add_AuditServicer_to_server",
 ]
