@@ -125,7 +125,8 @@ class EnvironmentConfig(Frozen):
     node_environments: dict[str, EnvSpec] = Field(default_factory=dict)
     """By node. Such a node runs in an actor of its own."""
     uv_manager_url: str | None = Field(default=None, pattern=r"^(grpcs?://)?[\w.\-]+:\d{1,5}$")
-    """`host:port` of an environment service that resolves and builds instead of this bench."""
+    """`host:port` of an environment service that resolves and builds instead of this bench, with
+    `grpcs://` before it for TLS. Every bench is one, at its gRPC port."""
     copy_to_workspace: bool = False
     """Copy the installed environment to `.venv` in every workspace, for programs that nodes start."""
 
@@ -253,6 +254,8 @@ class EnvironmentRequest(Frozen):
 class EnvironmentView(Environment):
     """An environment, and where it is built."""
 
+    pins: Pins | None = None
+    """What has to be installed over the base; null before it was resolved."""
     venvs: list[VenvInfo]
 
 

@@ -102,6 +102,19 @@ def _rebuild(cls: type[WTBError], message: str, details: dict[str, Any]) -> WTBE
     return cls(message, **details)
 
 
+def revived(body: dict[str, Any]) -> WTBError:
+    """The error of its JSON form, as the class that has its code."""
+    queue: list[type[WTBError]] = [WTBError]
+    while queue:
+        cls = queue.pop()
+        if cls.code == body["code"]:
+            return cls(
+                body["message"], **{k: v for k, v in body["details"].items() if k != "message"}
+            )
+        queue.extend(cls.__subclasses__())
+    return WTBError(body["message"])
+
+
 class InvalidRequest(WTBError):
     """What was sent cannot be used."""
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import psutil
 import pytest
@@ -12,6 +13,8 @@ import zstandard
 from tests.stack import SECRET, Stack, wait_until
 from tests.wheels import make_wheel
 from wtb_ray import errors
+from wtb_ray.rpc import environments_pb2 as pb
+from wtb_ray.rpc.environments_pb2_grpc import EnvironmentsStub
 from wtb_ray.sdk import (
     EnvironmentConfig,
     EnvSpec,
@@ -144,6 +147,24 @@ def test_two_versions_of_one_library_run_side_by_side_in_one_batch(
         [digest] = digests[variant]
         found = httpx.get(f"{stack.url}/api/v1/environments/{digest}", trust_env=False).json()
         assert found["packages"]["lab"] == version_
+    _served(stack, *digests["default"])
+
+
+def _served(stack: Stack, digest: str) -> None:
+    """The environment service, as another bench asks it."""
+    with grpc.insecure_channel(stack.grpc) as channel:
+        stub = EnvironmentsStub(channel)
+        found = stub.GetEnvironment(pb.GetEnvironmentRequest(digest=digest))
+        assert found.packages["lab"] == "1.0"
+        assert [built.status for built in found.built] == ["READY"]
+        listed = stub.ListEnvironments(pb.ListEnvironmentsRequest(limit=200)).environments
+        assert digest in [one.digest for one in listed]
+        bare = stub.CreateEnvironment(pb.CreateEnvironmentRequest(spec='{"env_vars": {"A": "b"}}'))
+        gone = stub.DeleteEnvironment(pb.DeleteEnvironmentRequest(digest=bare.digest))
+        assert gone.digest == bare.digest
+        with pytest.raises(grpc.RpcError) as e:
+            stub.GetEnvironment(pb.GetEnvironmentRequest(digest=bare.digest))
+        assert e.value.code() == grpc.StatusCode.NOT_FOUND
 
 
 @pytest.mark.timeout(240)

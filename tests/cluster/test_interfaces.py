@@ -55,6 +55,12 @@ GET /audit/verify
 GET /audit/timeline/{execution_id}
 GET /audit/timeline/batch/{batch_id}
 GET /executions/{execution_id}/audit
+GET /environments
+POST /environments
+GET /environments/stats
+POST /environments/prune
+GET /environments/{digest}
+DELETE /environments/{digest}
 PUT /bundles/{sha256}
 HEAD /bundles/{sha256}
 PUT /workflows/{name}

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from wtb_ray import bundles, environments, errors, holds, telemetry, venvs
+from wtb_ray.actors import manager
 from wtb_ray.db import Database
 from wtb_ray.environment import EnvSpec, Venv, VenvStats
 from wtb_ray.holds import Hold
@@ -100,13 +101,19 @@ class VenvCache:
         await self._db.close()
 
     async def acquire(
-        self, spec: EnvSpec, bundle: str | None = None, *, lease_s: float = LEASE_S
+        self,
+        spec: EnvSpec,
+        bundle: str | None = None,
+        service: str | None = None,
+        *,
+        lease_s: float = LEASE_S,
     ) -> Venv:
         """The environment of a specification, built if it is not there; it stays for `lease_s` seconds.
 
         Args:
             spec: What is asked for.
             bundle: Digest of the project's bundle, in which wheels are looked for.
+            service: `host:port` of what resolves and builds instead, see `wtb_ray.actors.manager`.
             lease_s: How long it cannot be removed, even when nobody holds it.
 
         Raises:
@@ -127,6 +134,9 @@ class VenvCache:
                 self._counts["hits" if hit else "misses"] += 1
                 self._unsaid[known.venv] += hit
                 return _venv(known, found, hit, began)
+            if service is not None and hit:
+                # Not as a part of the flight: the service may be this bench, and builds it here.
+                await self._have_managed(service, known, spec, bundle)
             hit = await self._fly(known, spec, lease_s) and hit
         raise errors.Unavailable(
             "the environment was invalidated each time that it was built", reason="invalidated"
@@ -239,8 +249,28 @@ class VenvCache:
             return None
         return found
 
+    async def _have_managed(
+        self, service: str, known: _Known, spec: EnvSpec, bundle: str | None
+    ) -> None:
+        """Has a service resolve it, and takes what that has built where it is on this host."""
+        if await self._find(known.venv) is not None:
+            return
+        limit = self._settings.venv_build_timeout_s
+        managed = await manager.ask(service, spec, bundle, limit)
+        await self._store.environments.settle(known.venv, managed.pins)
+        base = await asyncio.to_thread(environments.base)
+        for path in managed.paths:
+            found = await asyncio.to_thread(venvs.read, path)
+            if found is None or known.venv in self._index:
+                continue
+            if (found.record.venv, found.record.base) == (known.venv, base.digest):
+                with contextlib.suppress(FileNotFoundError, errors.Unavailable):
+                    await self._take(found, venvs.hold(path), LEASE_S)
+
     async def _fly(self, known: _Known, spec: EnvSpec, lease_s: float) -> bool:
         """Sees to it that the environment is there, once for all who ask; whether it was."""
+        if known.venv in self._index:
+            return False
         flight = self._flights.get(known.venv)
         if flight is None:
             flight = asyncio.create_task(self._obtain(known, spec, lease_s))

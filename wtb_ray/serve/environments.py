@@ -17,6 +17,15 @@ from wtb_ray.serve.operating import Operating
 from wtb_ray.store import Store
 
 
+async def view(store: Store, environment: Environment) -> EnvironmentView:
+    """An environment, what it comes down to, and where it is built."""
+    return EnvironmentView(
+        **environment.model_dump(),
+        pins=await store.environments.pins(environment.venv),
+        venvs=await store.venvs.list(venv=environment.venv),
+    )
+
+
 class EnvironmentCommands:
     """What users ask of environments, on all hosts of the cluster."""
 
@@ -47,8 +56,7 @@ class EnvironmentCommands:
     async def view_environment(self, digest: str) -> EnvironmentView:
         """An environment, and where it is built."""
         environment = await self._store.environments.get(digest)
-        venvs = await self._store.venvs.list(venv=environment.venv)
-        return EnvironmentView(**environment.model_dump(), venvs=venvs)
+        return await view(self._store, environment)
 
     async def delete_environment(self, digest: str, actor: str) -> Environment:
         """Forgets an environment, and has what is built of it removed once nobody runs in it.

@@ -17,6 +17,7 @@ from wtb_ray.serve import grpc_messages
 from wtb_ray.serve.context import Context
 from wtb_ray.serve.grpc_calls import actor_of, going, rpc
 from wtb_ray.serve.grpc_control import ControlMethods
+from wtb_ray.serve.grpc_environments import EnvironmentMethods
 from wtb_ray.serve.http_events import cursor_of, types_of
 from wtb_ray.serve.idempotency import Answer, id_of, once
 from wtb_ray.serve.stream import Wanted
@@ -33,7 +34,7 @@ BATCH_CHANGES = frozenset(
 )
 
 
-class GrpcMethods(ControlMethods):
+class GrpcMethods(ControlMethods, EnvironmentMethods):
     """All RPCs; to be mixed into the ingress, whose context they use."""
 
     @rpc

@@ -11,6 +11,7 @@ from wtb_ray.environment import (
     Pruned,
     VenvStats,
 )
+from wtb_ray.serve.environments import view
 from wtb_ray.serve.http_control import answered
 from wtb_ray.serve.http_requests import Actor, After, CommandRoute, Here, Limit
 
@@ -61,6 +62,4 @@ async def get_environment_stats(here: Here) -> list[VenvStats]:
 @reads.get("/{digest}")
 async def get_environment(digest: str, here: Here) -> EnvironmentView:
     """What an environment asks for, what is installed for it, and where."""
-    environment = await here.store.environments.get(digest)
-    venvs = await here.store.venvs.list(venv=environment.venv)
-    return EnvironmentView(**environment.model_dump(), venvs=venvs)
+    return await view(here.store, await here.store.environments.get(digest))

@@ -34,6 +34,7 @@ SERVICERS = [
     "wtb_ray.rpc.session_pb2_grpc.add_InteractiveSessionServicer_to_server",
     "wtb_ray.rpc.batch_pb2_grpc.add_BatchTestServicer_to_server",
     "wtb_ray.rpc.audit_pb2_grpc.add_AuditServicer_to_server",
+    "wtb_ray.rpc.environments_pb2_grpc.add_EnvironmentsServicer_to_server",
 ]
 OBJECT_STORE_BYTES = 200 * 1024 * 1024
 
