@@ -19,6 +19,8 @@ FILES: Final = (
     "events",
     "idempotency",
     "retention",
+    "integrity",
+    "repairs",
 )
 
 SQL: Final[dict[str, LiteralString]] = {
