@@ -81,13 +81,13 @@ class Damaged:
         """The first column of the first row, if there are rows; no constraint holds it up."""
         async with self.db.transaction() as conn:
             await conn.execute("SET LOCAL session_replication_role = 'replica'")
-            cursor = await conn.execute(text, params)  # type: ignore[call-overload]
+            cursor = await conn.execute(text, params)
             row = await cursor.fetchone() if cursor.description else None
         return None if row is None else next(iter(row.values()))
 
     async def row(self, text: str, *params: Any) -> Any:
         async with self.db.connection() as conn:
-            return await (await conn.execute(text, params)).fetchone()  # type: ignore[call-overload]
+            return await (await conn.execute(text, params)).fetchone()
 
     def object(self, digest: str) -> Path:
         return self.folder / "objects" / "blobs" / digest[:2] / digest[2:]
@@ -103,9 +103,8 @@ class Damaged:
 
     @asynccontextmanager
     async def checker(self) -> AsyncIterator[IntegrityChecker]:
-        made = IntegrityChecker(
-            self.settings, self.url, self.processes, self._repair_object, pause_s=0.02
-        )
+        copies = self._repair_object if self.copies else None
+        made = IntegrityChecker(self.settings, self.url, self.processes, copies, pause_s=0.02)
         try:
             yield made
         finally:
@@ -172,7 +171,7 @@ async def _make(url: str, folder: Path) -> World:
     runners = LocalRunners(made, url)
     async with Database(url) as db:
         bench = Bench(Store(db), made, runners)
-        actors = [BatchScheduler(made, url, runners), ActorLifecycle(made, url, runners)]
+        actors: list[Any] = [BatchScheduler(made, url, runners), ActorLifecycle(made, url, runners)]
         try:
             world = await _live(bench, folder)
         finally:

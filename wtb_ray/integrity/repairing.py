@@ -58,7 +58,8 @@ class Repairer:
             Unavailable: Database or object store do not answer; what was repaired stays so.
         """
         made = []
-        for row in rows:
+        order = list(CATALOGUE)  # what others rest on comes first
+        for row in sorted(rows, key=lambda row: order.index(row["problem"])):
             finding = Finding(**row["body"])
             done = await self._one(finding, row["place"], dry_run)
             made.append(

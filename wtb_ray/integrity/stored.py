@@ -38,7 +38,7 @@ def new_report(id: str, started: datetime, deep: bool, only: list[str], found: R
         severities={name: count for name, count in severities.items() if count},
         truncated=found.truncated,
         findings=[
-            NewFinding(finding.id, finding.problem, place, finding.model_dump_json())
+            NewFinding(finding.id, finding.problem, list(place), finding.model_dump_json())
             for finding, place in found.findings
         ],
     )

@@ -24,6 +24,7 @@ from wtb_ray.sdk.flows import (
     id_of,
     project_name,
 )
+from wtb_ray.sdk.integrity import Integrity
 from wtb_ray.sdk.project import WorkflowProject
 from wtb_ray.sdk.steering_sync import Steering
 from wtb_ray.sdk.stream import EventStream
@@ -33,7 +34,7 @@ from wtb_ray.states import TERMINAL_CELL
 Answer = TypeVar("Answer")
 
 
-class WTBTestBench(Steering):
+class WTBTestBench(Steering, Integrity):
     """A bench at a URL, at `WTB_URL`, or the local stack, which is started if none runs.
 
     A context manager; the stack goes on when it is closed.

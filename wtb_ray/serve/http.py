@@ -22,6 +22,7 @@ from wtb_ray.serve import (
     http_events,
     http_executions,
     http_files,
+    http_integrity,
     http_travel,
     http_workflows,
 )
@@ -106,6 +107,8 @@ def build_api(context: Context) -> FastAPI:
         http_bundles.router,
         http_events.router,
         http_audit.router,
+        http_integrity.commands,
+        http_integrity.reads,
     ):
         base.include_router(router)
     api.include_router(base)
