@@ -1,15 +1,18 @@
-"""What code needs to run: packages, variables, secrets by name, and resources. Models only.
+"""What code needs to run: packages, variables, secrets by name, and resources; and what of it is where.
+Models only.
 
 An environment lies over that of the bench: what it does not name is as it is there.
 """
 
 import re
-from typing import Annotated, Final, Literal
+from datetime import datetime
+from typing import Annotated, Any, Final, Literal
 
 from packaging.requirements import InvalidRequirement, Requirement
 from pydantic import AfterValidator, ByteSize, Field, field_validator, model_validator
 
 from wtb_ray.frozen import Frozen, digest
+from wtb_ray.states import VenvStatus
 
 OWN: Final = ("WTB_", "RAY_", "LANGGRAPH_STRICT_MSGPACK", "PYTHONHOME", "PYTHONPATH", "LD_PRELOAD")
 """Beginnings of variables that are the bench's own."""
@@ -143,3 +146,83 @@ class ExecutionConfig(Frozen):
     """By node. Such a node runs in an actor of its own."""
     recursion_limit: int | None = Field(default=None, ge=1, le=100_000)
     """Most super-steps of an execution that names no limit itself."""
+
+
+class Pins(Frozen):
+    """What an environment comes down to: enough to build the same one again elsewhere."""
+
+    packages: dict[str, str] = Field(default_factory=dict)
+    """Version, or place, by canonical name of all that was asked for and what that needs."""
+    lines: tuple[str, ...] = ()
+    """Requirements of what the base lacks or has otherwise; paths are inside the project's folder."""
+    hashed: bool = False
+    """Whether every line has hashes, which are enforced."""
+
+
+class Environment(Frozen):
+    """An environment that was asked for."""
+
+    digest: str
+    """Of what is installed, the variables, and the names of the secrets."""
+    venv: str
+    """Digest of what is installed; environments that differ in variables alone share it."""
+    spec: EnvSpec
+    packages: dict[str, str] | None
+    """Version, or place, by name of all that it comes down to; None: not resolved yet."""
+    created_at: datetime
+
+
+class VenvInfo(Frozen):
+    """How what is installed for an environment stands on one host."""
+
+    host: str
+    venv: str
+    """Digest of what is installed."""
+    status: VenvStatus
+    path: str | None
+    """Its directory on that host, once it is built."""
+    bytes: int
+    build_s: float | None
+    """How many seconds it took to build."""
+    hits: int
+    """How often it was asked for and found."""
+    error: dict[str, Any] | None
+    """Why it failed: `{"code", "message", "details"}`."""
+    permanent: bool
+    """Whether that error is the answer until somebody retries."""
+    built_at: datetime | None
+    used_at: datetime | None
+
+
+class Venv(Frozen):
+    """An environment that is ready on this host."""
+
+    environment: str
+    """Digest of the environment."""
+    venv: str
+    """Digest of what is installed."""
+    path: str | None
+    """Its directory; None: nothing is installed, the base's interpreter is the right one."""
+    python: str | None
+    """Its interpreter; None as above."""
+    packages: dict[str, str]
+    """Version by name of all that was asked for and what that needs, as it is there."""
+    hit: bool
+    """Whether it was there already."""
+    seconds: float
+    """How long it took to get."""
+
+
+class VenvStats(Frozen):
+    """What a host's cache of environments has done since it started, and holds now."""
+
+    host: str
+    hits: int
+    misses: int
+    builds: int
+    failures: int
+    evictions: int
+    entries: int
+    """Environments that are usable."""
+    bytes: int
+    """Size of their files."""

@@ -42,6 +42,7 @@ WTBError                    500 INTERNAL              something of ours broke
     RunnerUnavailable       503 UNAVAILABLE
     NodeActorDied           503 UNAVAILABLE           the process of a node died; it is tried again
     ResourcesUnavailable    503 UNAVAILABLE           no host has what a node asks for; it waits
+    PackageIndexUnavailable 503 UNAVAILABLE           packages cannot be fetched just now: uv's words
     StorageFull             507 RESOURCE_EXHAUSTED    no room left where objects or workspaces lie
   ConfigurationError        500 INTERNAL              a setting is wrong; names it
   ObjectCorrupt             500 DATA_LOSS             stored bytes do not have the digest they are stored under
@@ -280,6 +281,10 @@ class NodeActorDied(Unavailable):
 
 class ResourcesUnavailable(Unavailable):
     """No host of the cluster has the resources that a node asks for."""
+
+
+class PackageIndexUnavailable(Unavailable):
+    """Packages cannot be fetched from their index at the moment."""
 
 
 class StorageFull(Unavailable):

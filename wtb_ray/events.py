@@ -304,6 +304,51 @@ class CellFailed(Event):
     error: Fault
 
 
+class EnvironmentRegistered(Event):
+    type: Literal["environment.registered"] = "environment.registered"
+    digest: str
+    venv: str
+
+
+class EnvironmentDeleted(Event):
+    type: Literal["environment.deleted"] = "environment.deleted"
+    digest: str
+
+
+class VenvBuilt(Event):
+    type: Literal["venv.built"] = "venv.built"
+    host: str
+    venv: str
+    path: str
+    bytes: int
+    seconds: float
+    packages: dict[str, str]
+
+
+class VenvFailed(Event):
+    type: Literal["venv.failed"] = "venv.failed"
+    host: str
+    venv: str
+    error: dict[str, Any]
+    permanent: bool
+    """Whether it is the answer until somebody retries."""
+
+
+class VenvInvalidated(Event):
+    type: Literal["venv.invalidated"] = "venv.invalidated"
+    host: str
+    venv: str
+
+
+class VenvEvicted(Event):
+    type: Literal["venv.evicted"] = "venv.evicted"
+    host: str
+    venv: str
+    path: str
+    bytes: int
+    reason: str
+
+
 class RunnerStarted(Event):
     type: Literal["runner.started"] = "runner.started"
     runner: str
@@ -391,6 +436,12 @@ AnyEvent = Annotated[
     | BatchCancelled
     | CellScored
     | CellFailed
+    | EnvironmentRegistered
+    | EnvironmentDeleted
+    | VenvBuilt
+    | VenvFailed
+    | VenvInvalidated
+    | VenvEvicted
     | RunnerStarted
     | RunnerLost
     | RunnerLagged

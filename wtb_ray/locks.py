@@ -41,7 +41,7 @@ class Owner:
     def here(cls, runner: str) -> "Owner":
         """This process."""
         pid = os.getpid()
-        return cls(socket.gethostname(), _boot(), _numbering(), pid, _started(pid), runner)
+        return cls(socket.gethostname(), boot(), _numbering(), pid, _started(pid), runner)
 
     @property
     def foreign(self) -> bool:
@@ -52,7 +52,7 @@ class Owner:
         """Whether it has released what it held, or is provably gone. False is no proof that it lives."""
         if self.foreign:
             return False
-        if self.released or self.boot != _boot():
+        if self.released or self.boot != boot():
             return True
         if self.numbering != _numbering():
             return False
@@ -154,7 +154,8 @@ def _created(pid: int) -> str:
         return ""
 
 
-def _boot() -> str:
+def boot() -> str:
+    """Which start of the host this is."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except FileNotFoundError:

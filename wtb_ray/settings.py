@@ -78,6 +78,12 @@ class Settings(BaseSettings):
     """A repair deletes nothing that is younger, whoever has lost it."""
     idle_pool_s: PositiveFloat = 300.0
     """A pool without work is closed after this time."""
+    venv_max_gb: PositiveFloat = 20.0
+    """Above this many GB of environments on a host, those go that were not used for longest."""
+    venv_max_age_days: PositiveFloat = 7.0
+    """An environment that was not used for this long goes."""
+    venv_build_timeout_s: PositiveFloat = 600.0
+    """Longest time in which an environment is resolved and built."""
     infrastructure_retries: PositiveInt = 5
     """How often an execution is started again after infrastructure errors before it fails."""
     stop_grace_s: PositiveFloat = 5.0
@@ -121,6 +127,10 @@ class Settings(BaseSettings):
     def workspaces(self) -> Path:
         """Where workspaces lie on each host."""
         return self.data_dir.resolve() / "ws"
+
+    def venvs(self) -> Path:
+        """Where built environments lie on each host."""
+        return self.data_dir.resolve() / "venvs"
 
     def for_runners(self) -> "Settings":
         """The same settings without the seals' key: what seals are for is what user code may do."""

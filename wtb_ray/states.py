@@ -43,6 +43,16 @@ class RunnerStatus(StrEnum):
     DEAD = "DEAD"
 
 
+class VenvStatus(StrEnum):
+    """How an environment stands on one host."""
+
+    BUILDING = "BUILDING"
+    READY = "READY"
+    FAILED = "FAILED"
+    INVALID = "INVALID"
+    """Not to be used any more, and removed once nobody holds it."""
+
+
 class PauseReason(StrEnum):
     REQUESTED = "requested"
     BREAKPOINT = "breakpoint"
@@ -70,6 +80,7 @@ class PauseStrategy(StrEnum):
 
 
 E, C, B, R = ExecutionStatus, CellStatus, BatchStatus, RunnerStatus
+V = VenvStatus
 
 
 EXECUTION: Final[dict[str, tuple[frozenset[ExecutionStatus], ExecutionStatus]]] = {
@@ -109,6 +120,14 @@ RUNNER: Final[dict[str, tuple[frozenset[RunnerStatus], RunnerStatus]]] = {
     "ready": (frozenset({R.STARTING}), R.READY),
     "drain": (frozenset({R.STARTING, R.READY}), R.DRAINING),
     "die": (frozenset({R.STARTING, R.READY, R.DRAINING}), R.DEAD),
+}
+
+VENV: Final[dict[str, tuple[frozenset[VenvStatus], VenvStatus]]] = {
+    "build": (frozenset(V), V.BUILDING),
+    "ready": (frozenset({V.BUILDING, V.FAILED, V.INVALID}), V.READY),
+    "fail": (frozenset({V.BUILDING}), V.FAILED),
+    "invalidate": (frozenset({V.READY, V.FAILED}), V.INVALID),
+    "retry": (frozenset({V.FAILED}), V.INVALID),
 }
 
 TERMINAL_EXECUTION: Final = frozenset({E.COMPLETED, E.FAILED, E.CANCELLED})

@@ -12,6 +12,8 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from tests.integration.store_bench import StoreBench
+from tests.venv_bench import VenvBench
+from tests.wheels import make_wheel, no_index
 from wtb_ray.db import Database, migrate
 
 
@@ -59,6 +61,26 @@ async def db(url: str) -> AsyncIterator[Database]:
     """An open pool on a fresh database."""
     async with Database(url) as database:
         yield database
+
+
+@pytest.fixture
+def host(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> VenvBench:
+    """A host without environments, and a uv that asks no index."""
+    for name, value in no_index(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    return VenvBench(tmp_path / "data", url)
+
+
+@pytest_asyncio.fixture
+async def wheels_bundle(host: VenvBench, tmp_path: Path) -> str:
+    """A project with wheels of its own, which lie in `tmp_path / "project"` too."""
+    wheels = tmp_path / "project" / "wheels"
+    make_wheel(wheels, "alpha", "1.0")
+    make_wheel(wheels, "alpha", "2.0")
+    make_wheel(wheels, "alpha", "3.0")
+    make_wheel(wheels, "needy", "1.0", requires=["pydantic<2"])
+    make_wheel(wheels, "deep", "1.0", requires=["needy>=1", "alpha"])
+    return await host.bundle(tmp_path / "project")
 
 
 @pytest_asyncio.fixture

@@ -30,6 +30,7 @@ def test_two_processes_at_once_do_not_collide(postgres: str) -> None:
         ("cells", states.CellStatus),
         ("batches", states.BatchStatus),
         ("leases", states.RunnerStatus),
+        ("venvs", states.VenvStatus),
     ],
 )
 async def test_checks_list_exactly_the_declared_statuses(

@@ -1,9 +1,7 @@
 """Objects in an S3 that fails, stalls and repeats, and in places that cannot be used."""
 
 import asyncio
-import os
 import random
-import shutil
 import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -15,6 +13,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from tests.integration.disks import small_disk
 from tests.integration.object_bench import BUCKET, CREDENTIALS, FAULTS, FaultyServer, moto
 from wtb_ray import errors
 from wtb_ray.objects import ObjectStore, key_of
@@ -277,19 +276,8 @@ async def test_no_credentials_at_all_is_a_setting(
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
     """A file system of 1 MiB."""
-    if shutil.which("mount") is None or os.geteuid() != 0:
-        pytest.skip("SKIPPED(mount): a small file system needs root")
-    place = tmp_path / "small"
-    place.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "wtb-test", place],
-        capture_output=True,
-        check=False,
-    )
-    if mounted.returncode:
-        pytest.skip(f"SKIPPED(mount): {mounted.stderr.decode().strip()}")
-    yield place
-    subprocess.run(["umount", "-l", place], check=True)
+    with small_disk(tmp_path / "small", "1m") as place:
+        yield place
 
 
 async def test_a_full_disk_is_told_and_leaves_whole_objects_only(

@@ -10,6 +10,7 @@ from wtb_ray.store.batches import Batches
 from wtb_ray.store.branches import Branches
 from wtb_ray.store.cells import Cells
 from wtb_ray.store.control import Control
+from wtb_ray.store.environments import Environments, Venvs
 from wtb_ray.store.events import Events
 from wtb_ray.store.executions import Executions
 from wtb_ray.store.files import Files
@@ -28,6 +29,8 @@ class Store:
     def __init__(self, db: Database):
         self.db = db
         self.projects = Projects(db)
+        self.environments = Environments(db)
+        self.venvs = Venvs(db)
         self.executions = Executions(db)
         self.branches = Branches(db)
         self.control = Control(db)

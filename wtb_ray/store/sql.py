@@ -7,6 +7,7 @@ from wtb_ray.db import queries
 FILES: Final = (
     "audit",
     "projects",
+    "environments",
     "executions",
     "restore_points",
     "control",
