@@ -309,6 +309,9 @@ class RayRunners:
     async def alive(self, runner_id: str) -> bool:
         return await asyncio.to_thread(find, f"runner:{runner_id}") is not None
 
+    async def host(self) -> str:
+        return cast(str, ray.get_runtime_context().get_node_id())
+
     async def listed(self) -> list[str]:
         named = await asyncio.to_thread(ray.util.list_named_actors, all_namespaces=True)
         names = [actor["name"] for actor in named if actor["namespace"] == NAMESPACE]

@@ -245,3 +245,14 @@ async def a_restore_without_an_execution(d: Damaged) -> Ids:
         *(GONE, tree, OLD),
     )
     return {"restore_id": id}
+
+
+@damage("venv_missing")
+async def the_directory_of_an_environment(d: Damaged) -> Ids:
+    path = str(d.settings.venvs() / "v1" / "venv")
+    await d.sql(
+        "INSERT INTO venvs (host, venv, status, path) VALUES ('here', 'v1', 'READY', %s),"
+        " ('elsewhere', 'v1', 'READY', %s)",
+        *(path, path),
+    )
+    return {"host": "here", "venv": "v1", "path": path}

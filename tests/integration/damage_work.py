@@ -18,7 +18,7 @@ from tests.integration.damage import (
     waiting,
 )
 from tests.integration.integrity_bench import Damaged
-from wtb_ray import locks
+from wtb_ray import holds, locks, venvs
 
 
 @damage("lineage_cycle")
@@ -297,3 +297,15 @@ async def a_workspace_of_a_dead_process(d: Damaged) -> Ids:
     locks.write(home, owner)
     os.utime(home / locks.LOCK, (1, 1))
     return {"host": socket.gethostname(), "workspace": f"{d.world.asking}/3"}
+
+
+@damage("venv_abandoned")
+async def an_environment_that_nobody_builds(d: Damaged) -> Ids:
+    held = holds.enter(venvs.lock_of(d.settings.venvs(), "v2"))
+    assert held is not None
+    d.held.append(held)
+    await d.sql(
+        "INSERT INTO venvs (host, venv, status) VALUES ('here', 'v1', 'BUILDING'),"
+        " ('here', 'v2', 'BUILDING')"
+    )
+    return {"host": "here", "venv": "v1"}

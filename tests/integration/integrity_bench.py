@@ -25,6 +25,7 @@ from wtb_ray.actors.integrity import IntegrityChecker
 from wtb_ray.actors.lifecycle import ActorLifecycle
 from wtb_ray.actors.scheduler import BatchScheduler
 from wtb_ray.db import Database
+from wtb_ray.holds import Hold
 from wtb_ray.integrity.reports import IntegrityRepairs, IntegrityReport
 from wtb_ray.model import Execution, FileTrackingConfig, ProjectSpec, ProjectVersion, ScorerSpec
 from wtb_ray.objects import ObjectStore
@@ -61,6 +62,9 @@ class Names:
     async def listed(self) -> list[str]:
         return list(self.alive)
 
+    async def host(self) -> str:
+        return "here"
+
     async def kill(self, runner_id: str) -> None:
         if runner_id in self.alive:
             self.alive.remove(runner_id)
@@ -76,6 +80,8 @@ class Damaged:
         self.processes = Names()
         self.copies: dict[str, bytes] = {}
         """Other copies of objects, by digest."""
+        self.held: list[Hold] = []
+        """Directories that somebody living holds."""
 
     async def sql(self, text: str, *params: Any) -> Any:
         """The first column of the first row, if there are rows; no constraint holds it up."""

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from wtb_ray import errors, telemetry
 from wtb_ray.db import Database
-from wtb_ray.integrity import checkpoints, files, hosts, results, stored, work
+from wtb_ray.integrity import checkpoints, environments, files, hosts, results, stored, work
 from wtb_ray.integrity.checking import PAUSE_S, Here, Processes, RepairObject, check
 from wtb_ray.integrity.repairing import Repairer
 from wtb_ray.integrity.reports import IntegrityRepairs, IntegrityReport, wanted
@@ -36,6 +36,7 @@ CHECKS: Final = (
     *work.CHECKS,
     *results.CHECKS,
     *hosts.CHECKS,
+    *environments.CHECKS,
 )
 
 

@@ -86,6 +86,10 @@ class Processes(Protocol):
         """Ends the process at once. Killing what is dead does nothing."""
         ...
 
+    async def host(self) -> str:
+        """The id of the host that this runs on, under which its environments are kept."""
+        ...
+
 
 RepairObject = Callable[[str], Awaitable[bool]]
 """Brings an object back from another copy, by its digest; whether there was one."""

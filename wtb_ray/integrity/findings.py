@@ -408,6 +408,22 @@ CATALOGUE: Final[dict[str, Problem]] = {
         "operation {operation_id} ({operation}) has been RUNNING for {age_s} s",
         "failed as lost",
     ),
+    "venv_missing": Problem(
+        "dangling_reference",
+        "warning",
+        ("host", "venv", "path"),
+        "a built environment of this host whose directory is gone",
+        "environment {venv} is said to be built on {host}, and {path} is not there",
+        "forgotten: it is built again when it is asked for",
+    ),
+    "venv_abandoned": Problem(
+        "stuck_work",
+        "warning",
+        ("host", "venv"),
+        "an environment that is said to be building on this host, which nobody does",
+        "environment {venv} is said to be building on {host}, and nobody builds it",
+        "failed as lost: it is built again when it is asked for",
+    ),
     "key_unfinished": Problem(
         "stuck_work",
         "info",

@@ -270,6 +270,28 @@ async def unseal(conn: Connection, ids: Ids, by: By) -> str:
     return "taken out"
 
 
+# --- environments ---
+
+
+async def forget_venv(conn: Connection, ids: Ids, by: By) -> str:
+    """Forgets a built environment whose directory is gone."""
+    await conn.execute(SQL["evict_venv"], ids)
+    event = events.VenvEvicted(**ids, bytes=0, reason="missing")
+    await append_many(conn, [Entry(by.actor, event)])
+    return "forgotten"
+
+
+async def fail_venv(conn: Connection, ids: Ids, by: By) -> str:
+    """Says that nobody builds an environment any more; it may be built again."""
+    gone = errors.Unavailable("the process that built it is gone", reason="lost")
+    sources, to = states.VENV["fail"]
+    params = {"from": [str(s) for s in sources], "status": str(to), "permanent": False}
+    await conn.execute(SQL["fail_venv"], {**ids, **params, "error": canonical(gone.body())})
+    event = events.VenvFailed(**ids, error=gone.body(), permanent=False)
+    await append_many(conn, [Entry(by.actor, event)])
+    return "failed as lost"
+
+
 # --- commands ---
 
 
@@ -318,6 +340,8 @@ ACTIONS: Final[dict[str, Action]] = {
     "lease_without_actor": bury,
     "pending_in_ended_batch": cancel,
     "batch_not_closed": close_batch,
+    "venv_missing": forget_venv,
+    "venv_abandoned": fail_venv,
     "operation_lost": fail_operation,
     "key_unfinished": forget_key,
 }
