@@ -27,7 +27,14 @@ from wtb_ray.actors.scheduler import BatchScheduler
 from wtb_ray.db import Database
 from wtb_ray.holds import Hold
 from wtb_ray.integrity.reports import IntegrityRepairs, IntegrityReport
-from wtb_ray.model import Execution, FileTrackingConfig, ProjectSpec, ProjectVersion, ScorerSpec
+from wtb_ray.model import (
+    Execution,
+    FileTrackingConfig,
+    ProjectSpec,
+    ProjectVersion,
+    ScorerSpec,
+    new_id,
+)
 from wtb_ray.objects import ObjectStore
 from wtb_ray.settings import Settings
 from wtb_ray.states import ExecutionStatus as E
@@ -36,13 +43,14 @@ from wtb_ray.store import Store
 TRACKED = FileTrackingConfig()
 RESTS = (E.PAUSED, E.COMPLETED, E.FAILED, E.CANCELLED)
 TTL_S = 0.3
-WORLD = "wtb_world"
 
 
 @dataclass(frozen=True)
 class World:
     """What is in the bench, by name."""
 
+    database: str
+    """The template of copies."""
     line: str
     """Completed with files, rolled back to step 1, and completed again."""
     fork: str
@@ -152,12 +160,13 @@ def database(postgres: str, name: str, template: str) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def made_world(postgres: str, template: str) -> Iterator[tuple[Path, World]]:
-    """The folder of the world, and what is in it; its database is the template `WORLD`."""
+    """The folder of the world, and what is in it."""
+    name = new_id("world")
     with (
         TemporaryDirectory(prefix="wtb-world-") as directory,
-        database(postgres, WORLD, template) as url,
+        database(postgres, name, template) as url,
     ):
-        yield Path(directory), asyncio.run(_make(url, Path(directory)))
+        yield Path(directory), asyncio.run(_make(name, url, Path(directory)))
 
 
 @asynccontextmanager
@@ -166,20 +175,20 @@ async def copied(
 ) -> AsyncIterator[Damaged]:
     """A copy of the world."""
     place, world = made
-    with database(postgres, name, WORLD) as url:
+    with database(postgres, name, world.database) as url:
         shutil.copytree(place / "objects", folder / "objects")
         async with Database(url, size=2) as db:
             yield Damaged(url, folder, db, world)
 
 
-async def _make(url: str, folder: Path) -> World:
+async def _make(name: str, url: str, folder: Path) -> World:
     made = settings(folder)
     runners = LocalRunners(made, url)
     async with Database(url) as db:
         bench = Bench(Store(db), made, runners)
         actors: list[Any] = [BatchScheduler(made, url, runners), ActorLifecycle(made, url, runners)]
         try:
-            world = await _live(bench, folder)
+            world = await _live(name, bench, folder)
         finally:
             for actor in actors:
                 await actor.close()
@@ -191,7 +200,7 @@ async def _make(url: str, folder: Path) -> World:
     return world
 
 
-async def _live(bench: Bench, folder: Path) -> World:
+async def _live(name: str, bench: Bench, folder: Path) -> World:
     files = ProjectSpec(name="files", entry="tests.filework:line", file_tracking=TRACKED)
     async with ObjectStore(bench.settings.objects()) as objects:
         bundle = await objects.put(b"the code of a project")
@@ -223,7 +232,7 @@ async def _live(bench: Bench, folder: Path) -> World:
     assert (await bench.ended(batch)).counts == {"DONE": 6}
     async with ObjectStore(bench.settings.objects()) as objects:
         assert len(await results.export(bench.store.db, objects, batch.id)) == 1
-    return World(line, fork.id, asking, batch.id)
+    return World(name, line, fork.id, asking, batch.id)
 
 
 async def _done(bench: Bench, version: ProjectVersion, folder: Path, name: str) -> str:

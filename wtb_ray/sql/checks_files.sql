@@ -1,24 +1,28 @@
 -- As in checks_lineage.sql; and what rows name in the object store.
 
 -- name: orphan_commit
+WITH lost AS MATERIALIZED (
+    SELECT p.thread_id, count(*), max(p.created_at) AS newest FROM steps p
+    WHERE p.thread_id BETWEEN %(first)s AND %(last)s AND NOT EXISTS (
+        SELECT FROM branches b WHERE b.thread_id = p.thread_id AND b.thread_id BETWEEN %(first)s AND %(last)s)
+    GROUP BY p.thread_id
+)
 SELECT t.thread_id AS key, t.thread_id, t.count,
        t.newest < now() - make_interval(secs => %(grace_s)s) AS able
-FROM (
-    SELECT thread_id, count(*), max(created_at) AS newest FROM steps
-    WHERE thread_id BETWEEN %(first)s AND %(last)s GROUP BY thread_id
-) t
-WHERE NOT EXISTS (SELECT FROM branches b WHERE b.thread_id = t.thread_id)
-  AND NOT EXISTS (SELECT FROM executions e WHERE e.id = split_part(t.thread_id, '.', 1))
+FROM lost t
+WHERE NOT EXISTS (SELECT FROM executions e WHERE e.id = split_part(t.thread_id, '.', 1))
 
 -- name: orphan_commit__points
+WITH lost AS MATERIALIZED (
+    SELECT p.thread_id, count(*), max(p.created_at) AS newest FROM restore_points p
+    WHERE p.thread_id BETWEEN %(first)s AND %(last)s AND NOT EXISTS (
+        SELECT FROM branches b WHERE b.thread_id = p.thread_id AND b.thread_id BETWEEN %(first)s AND %(last)s)
+    GROUP BY p.thread_id
+)
 SELECT t.thread_id AS key, t.thread_id, t.count,
        t.newest < now() - make_interval(secs => %(grace_s)s) AS able
-FROM (
-    SELECT thread_id, count(*), max(created_at) AS newest FROM restore_points
-    WHERE thread_id BETWEEN %(first)s AND %(last)s GROUP BY thread_id
-) t
-WHERE NOT EXISTS (SELECT FROM branches b WHERE b.thread_id = t.thread_id)
-  AND NOT EXISTS (SELECT FROM executions e WHERE e.id = split_part(t.thread_id, '.', 1))
+FROM lost t
+WHERE NOT EXISTS (SELECT FROM executions e WHERE e.id = split_part(t.thread_id, '.', 1))
   AND NOT EXISTS (SELECT FROM steps s WHERE s.thread_id = t.thread_id)
 
 -- name: orphan_restore

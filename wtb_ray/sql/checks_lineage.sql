@@ -1,7 +1,8 @@
 -- Each statement gives the rows of one problem whose key lies in first..last, both included: `key` is
 -- what its walk goes along, `mark` what must be the same at a second look, `able` whether a repair can
 -- be done, and the others are the ids and words of the finding. One statement is one snapshot, so what
--- transactions write together is never seen in part.
+-- transactions write together is never seen in part. Rows of the same thread are asked for by the range,
+-- too: however they are joined, no statement reads more than its span.
 
 -- name: head_missing
 SELECT e.id AS key, e.id AS execution_id, e.thread_id, e.head AS checkpoint_id,
@@ -40,17 +41,19 @@ WHERE e.id BETWEEN %(first)s AND %(last)s
 
 -- name: branch_missing__threads
 -- Branches that are not the present one, by what LangGraph has of them.
+WITH lost AS MATERIALIZED (
+    SELECT DISTINCT c.thread_id FROM checkpoints c
+    WHERE c.thread_id BETWEEN %(first)s AND %(last)s AND c.thread_id ~ '\.[0-9]+$'
+      AND NOT EXISTS (
+        SELECT FROM branches b WHERE b.thread_id = c.thread_id AND b.thread_id BETWEEN %(first)s AND %(last)s)
+)
 SELECT t.thread_id AS key, e.id AS execution_id, t.thread_id,
        e.forked_from IS NULL AND t.thread_id = e.id || '.0' OR EXISTS (
            SELECT FROM events v
            WHERE v.execution_id = e.id AND v.type = 'branch.created'
              AND v.payload::json ->> 'thread_id' = t.thread_id) AS able
-FROM (
-    SELECT DISTINCT thread_id FROM checkpoints WHERE thread_id BETWEEN %(first)s AND %(last)s
-) t
+FROM lost t
 JOIN executions e ON e.id = split_part(t.thread_id, '.', 1) AND e.thread_id <> t.thread_id
-WHERE t.thread_id ~ '\.[0-9]+$'
-  AND NOT EXISTS (SELECT FROM branches b WHERE b.thread_id = t.thread_id)
 
 -- name: lineage_cycle
 WITH RECURSIVE up AS (
@@ -83,22 +86,26 @@ SELECT s.thread_id AS key, s.thread_id, s.checkpoint_id, s.step,
            WHERE d.parent_thread = s.thread_id AND d.parent_checkpoint = s.checkpoint_id) AS able
 FROM steps s
 JOIN branches b ON b.thread_id = s.thread_id
+    AND b.thread_id BETWEEN %(first)s AND %(last)s
 JOIN executions e ON e.id = b.execution_id
 WHERE s.thread_id BETWEEN %(first)s AND %(last)s
   AND (e.thread_id, e.head) IS DISTINCT FROM (s.thread_id, s.checkpoint_id)
   AND NOT EXISTS (
     SELECT FROM checkpoints c
-    WHERE c.thread_id = s.thread_id AND c.checkpoint_ns = '' AND c.checkpoint_id = s.checkpoint_id)
+    WHERE c.thread_id = s.thread_id AND c.thread_id BETWEEN %(first)s AND %(last)s
+      AND c.checkpoint_ns = '' AND c.checkpoint_id = s.checkpoint_id)
 
 -- name: checkpoint_without_step
 -- A branch begins with the copy of a checkpoint whose step is its parent's.
 SELECT c.thread_id AS key, c.thread_id, c.checkpoint_id
 FROM checkpoints c JOIN branches b ON b.thread_id = c.thread_id
+    AND b.thread_id BETWEEN %(first)s AND %(last)s
 WHERE c.thread_id BETWEEN %(first)s AND %(last)s AND c.checkpoint_ns = ''
   AND b.parent_checkpoint IS DISTINCT FROM c.checkpoint_id
   AND NOT EXISTS (
     SELECT FROM steps s
-    WHERE s.thread_id = c.thread_id AND s.checkpoint_id = c.checkpoint_id)
+    WHERE s.thread_id = c.thread_id AND s.thread_id BETWEEN %(first)s AND %(last)s
+      AND s.checkpoint_id = c.checkpoint_id)
 
 -- name: blobs_missing
 -- What a checkpoint says was updated had a value then: inline or as a blob. A channel that never has
@@ -108,6 +115,7 @@ WITH lost AS MATERIALIZED (
            c.checkpoint -> 'channel_versions' ->> u.channel AS version, e.version AS project_version
     FROM checkpoints c
     JOIN branches b ON b.thread_id = c.thread_id
+    AND b.thread_id BETWEEN %(first)s AND %(last)s
     JOIN executions e ON e.id = b.execution_id
     CROSS JOIN LATERAL jsonb_array_elements_text(
         CASE jsonb_typeof(c.checkpoint -> 'updated_channels')
@@ -117,7 +125,8 @@ WITH lost AS MATERIALIZED (
       AND NOT coalesce(c.checkpoint -> 'channel_values', '{}') ? u.channel
       AND NOT EXISTS (
         SELECT FROM checkpoint_blobs k
-        WHERE k.thread_id = c.thread_id AND k.checkpoint_ns = c.checkpoint_ns
+        WHERE k.thread_id = c.thread_id AND k.thread_id BETWEEN %(first)s AND %(last)s
+          AND k.checkpoint_ns = c.checkpoint_ns
           AND k.channel = u.channel
           AND k.version = c.checkpoint -> 'channel_versions' ->> u.channel)
 ), stored AS MATERIALIZED (
@@ -149,7 +158,8 @@ SELECT thread_id AS key, thread_id, step, before FROM (
            lag(s.step) OVER (PARTITION BY s.thread_id ORDER BY s.step, s.checkpoint_id) AS before
     FROM steps s
     WHERE s.thread_id BETWEEN %(first)s AND %(last)s
-      AND EXISTS (SELECT FROM branches b WHERE b.thread_id = s.thread_id)
+      AND EXISTS (
+        SELECT FROM branches b WHERE b.thread_id = s.thread_id AND b.thread_id BETWEEN %(first)s AND %(last)s)
 ) numbered
 WHERE step <> before + 1
 
@@ -160,53 +170,66 @@ FROM answers a
 WHERE a.thread_id BETWEEN %(first)s AND %(last)s
   AND NOT EXISTS (
     SELECT FROM checkpoints c
-    WHERE c.thread_id = a.thread_id AND c.checkpoint_ns = '' AND c.checkpoint_id = a.checkpoint_id)
+    WHERE c.thread_id = a.thread_id AND c.thread_id BETWEEN %(first)s AND %(last)s
+      AND c.checkpoint_ns = '' AND c.checkpoint_id = a.checkpoint_id)
   AND NOT EXISTS (
-    SELECT FROM steps s WHERE s.thread_id = a.thread_id AND s.checkpoint_id = a.checkpoint_id)
+    SELECT FROM steps s
+    WHERE s.thread_id = a.thread_id AND s.thread_id BETWEEN %(first)s AND %(last)s
+      AND s.checkpoint_id = a.checkpoint_id)
 
 -- name: point_dangling
 SELECT p.thread_id AS key, p.thread_id, p.checkpoint_id, p.seq,
        p.created_at < now() - make_interval(secs => %(grace_s)s) AS able
 FROM restore_points p JOIN branches b ON b.thread_id = p.thread_id
+    AND b.thread_id BETWEEN %(first)s AND %(last)s
 WHERE p.thread_id BETWEEN %(first)s AND %(last)s
   AND NOT EXISTS (
     SELECT FROM checkpoints c
-    WHERE c.thread_id = p.thread_id AND c.checkpoint_ns = '' AND c.checkpoint_id = p.checkpoint_id)
+    WHERE c.thread_id = p.thread_id AND c.thread_id BETWEEN %(first)s AND %(last)s
+      AND c.checkpoint_ns = '' AND c.checkpoint_id = p.checkpoint_id)
   AND NOT EXISTS (
-    SELECT FROM steps s WHERE s.thread_id = p.thread_id AND s.checkpoint_id = p.checkpoint_id)
+    SELECT FROM steps s
+    WHERE s.thread_id = p.thread_id AND s.thread_id BETWEEN %(first)s AND %(last)s
+      AND s.checkpoint_id = p.checkpoint_id)
 
 -- name: orphan_checkpoint
 -- Only threads that are named as those of executions are: others use the same tables.
+WITH lost AS MATERIALIZED (
+    SELECT c.thread_id, count(*), max((c.checkpoint ->> 'ts')::timestamptz) AS newest,
+           to_timestamp(least(('x' || substr(c.thread_id, 2, 12))::bit(48)::bigint / 1000.0,
+                              extract(epoch FROM now()) - 1 - %(grace_s)s)) AS named
+    FROM checkpoints c
+    WHERE c.thread_id BETWEEN %(first)s AND %(last)s AND c.thread_id ~ '^e[0-9a-f]{24}\.[0-9]+$'
+      AND NOT EXISTS (
+        SELECT FROM branches b WHERE b.thread_id = c.thread_id AND b.thread_id BETWEEN %(first)s AND %(last)s)
+    GROUP BY c.thread_id
+)
 SELECT t.thread_id AS key, t.thread_id, t.count,
        greatest(t.newest, t.named) < now() - make_interval(secs => %(grace_s)s) AS able
-FROM (
-    SELECT thread_id, count(*), max((checkpoint ->> 'ts')::timestamptz) AS newest,
-           to_timestamp(least(('x' || substr(thread_id, 2, 12))::bit(48)::bigint / 1000.0,
-                              extract(epoch FROM now() - make_interval(secs => 1 + %(grace_s)s)))) AS named
-    FROM checkpoints
-    WHERE thread_id BETWEEN %(first)s AND %(last)s AND thread_id ~ '^e[0-9a-f]{24}\.[0-9]+$'
-    GROUP BY thread_id
-) t
-WHERE NOT EXISTS (SELECT FROM branches b WHERE b.thread_id = t.thread_id)
-  AND NOT EXISTS (SELECT FROM executions e WHERE e.id = split_part(t.thread_id, '.', 1))
+FROM lost t
+WHERE NOT EXISTS (SELECT FROM executions e WHERE e.id = split_part(t.thread_id, '.', 1))
 
 -- name: orphan_checkpoint__blobs
-SELECT t.thread_id AS key, t.thread_id, t.count FROM (
-    SELECT thread_id, count(*) FROM checkpoint_blobs
-    WHERE thread_id BETWEEN %(first)s AND %(last)s AND thread_id ~ '^e[0-9a-f]{24}\.[0-9]+$'
-    GROUP BY thread_id
-) t
-WHERE NOT EXISTS (SELECT FROM branches b WHERE b.thread_id = t.thread_id)
-  AND NOT EXISTS (SELECT FROM executions e WHERE e.id = split_part(t.thread_id, '.', 1))
-  AND NOT EXISTS (SELECT FROM checkpoints c WHERE c.thread_id = t.thread_id)
+WITH lost AS MATERIALIZED (
+    SELECT w.thread_id, count(*) FROM checkpoint_blobs w
+    WHERE w.thread_id BETWEEN %(first)s AND %(last)s AND w.thread_id ~ '^e[0-9a-f]{24}\.[0-9]+$'
+      AND NOT EXISTS (
+        SELECT FROM branches b WHERE b.thread_id = w.thread_id AND b.thread_id BETWEEN %(first)s AND %(last)s)
+    GROUP BY w.thread_id
+)
+SELECT t.thread_id AS key, t.thread_id, t.count FROM lost t
+WHERE NOT EXISTS (SELECT FROM executions e WHERE e.id = split_part(t.thread_id, '.', 1))
+  AND NOT EXISTS (SELECT FROM checkpoints o WHERE o.thread_id = t.thread_id)
 
 -- name: orphan_checkpoint__writes
-SELECT t.thread_id AS key, t.thread_id, t.count FROM (
-    SELECT thread_id, count(*) FROM checkpoint_writes
-    WHERE thread_id BETWEEN %(first)s AND %(last)s AND thread_id ~ '^e[0-9a-f]{24}\.[0-9]+$'
-    GROUP BY thread_id
-) t
-WHERE NOT EXISTS (SELECT FROM branches b WHERE b.thread_id = t.thread_id)
-  AND NOT EXISTS (SELECT FROM executions e WHERE e.id = split_part(t.thread_id, '.', 1))
-  AND NOT EXISTS (SELECT FROM checkpoints c WHERE c.thread_id = t.thread_id)
-  AND NOT EXISTS (SELECT FROM checkpoint_blobs k WHERE k.thread_id = t.thread_id)
+WITH lost AS MATERIALIZED (
+    SELECT w.thread_id, count(*) FROM checkpoint_writes w
+    WHERE w.thread_id BETWEEN %(first)s AND %(last)s AND w.thread_id ~ '^e[0-9a-f]{24}\.[0-9]+$'
+      AND NOT EXISTS (
+        SELECT FROM branches b WHERE b.thread_id = w.thread_id AND b.thread_id BETWEEN %(first)s AND %(last)s)
+    GROUP BY w.thread_id
+)
+SELECT t.thread_id AS key, t.thread_id, t.count FROM lost t
+WHERE NOT EXISTS (SELECT FROM executions e WHERE e.id = split_part(t.thread_id, '.', 1))
+  AND NOT EXISTS (SELECT FROM checkpoints o WHERE o.thread_id = t.thread_id)
+  AND NOT EXISTS (SELECT FROM checkpoint_blobs o WHERE o.thread_id = t.thread_id)
