@@ -19,6 +19,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 from wtb_ray import errors
 from wtb_ray.actors import postgres
 from wtb_ray.actors.audit import AuditSink
+from wtb_ray.actors.integrity import IntegrityChecker
 from wtb_ray.actors.lifecycle import ActorLifecycle
 from wtb_ray.actors.postgres import EmbeddedPostgres
 from wtb_ray.actors.scheduler import BatchScheduler
@@ -45,7 +46,7 @@ RUNNER: Final[dict[str, Any]] = {
     "max_task_retries": 0,
     "max_concurrency": 1000,
 }
-SHUTDOWN_ORDER: Final = ("scheduler", "lifecycle")
+SHUTDOWN_ORDER: Final = ("scheduler", "lifecycle", "integrity")
 """They end first; the audit ends behind the runners, since it seals what those have written."""
 START_TIMEOUT_S: Final = 60.0
 SHUTDOWN: Final = "shutdown"
@@ -117,6 +118,7 @@ def ensure_singletons(settings: Settings, url: str) -> None:
         ("scheduler", BatchScheduler, (settings, url, runners)),
         ("lifecycle", ActorLifecycle, (settings, url, runners)),
         ("audit", AuditSink, (settings, url)),
+        ("integrity", IntegrityChecker, (settings, url, runners)),
     )
     makers = {
         name: partial(ray.remote(cls).options(**SINGLETON, name=name).remote, *arguments)
@@ -144,6 +146,25 @@ async def wake_scheduler() -> None:
     handle = await asyncio.to_thread(find, "scheduler")
     if handle is not None:
         handle.wake.remote()
+
+
+async def ask_integrity(method: str, *args: Any) -> Any:
+    """What a method of the integrity checker gives.
+
+    Raises:
+        WTBError: What it raised.
+        Unavailable: It is not there, or died over it.
+    """
+    handle = await asyncio.to_thread(find, "integrity")
+    if handle is None:
+        raise errors.Unavailable("the integrity checker is not there", reason="integrity")
+    try:
+        return await getattr(handle, method).remote(*args)
+    except RayError as e:
+        cause = unwrap(e)
+        if isinstance(cause, errors.WTBError):
+            raise cause from e
+        raise errors.Unavailable(f"the integrity checker failed: {cause}") from e
 
 
 class RayWorker:
@@ -290,6 +311,14 @@ class RayRunners:
     async def alive(self, runner_id: str) -> bool:
         return await asyncio.to_thread(find, f"runner:{runner_id}") is not None
 
+    async def host(self) -> str:
+        return cast(str, ray.get_runtime_context().get_node_id())
+
+    async def listed(self) -> list[str]:
+        named = await asyncio.to_thread(ray.util.list_named_actors, all_namespaces=True)
+        names = [actor["name"] for actor in named if actor["namespace"] == NAMESPACE]
+        return [name.removeprefix("runner:") for name in names if name.startswith("runner:")]
+
     async def drain(self, runner_id: str) -> None:
         handle = await asyncio.to_thread(find, f"runner:{runner_id}")
         if handle is not None:
@@ -306,7 +335,7 @@ class RayRunners:
 
 
 def shutdown(settings: Settings) -> None:
-    """Ends every actor of ours in the order scheduler, lifecycle, runners, audit, Postgres.
+    """Ends every actor of ours in the order scheduler, lifecycle, integrity, runners, audit, Postgres.
 
     What runs goes on to its next boundary, for as long as the settings say, and is given back; what
     is cut off then goes on from its last one, and it is not held against it.

@@ -391,6 +391,26 @@ class LeaderboardComputed(Event):
     digest: str
 
 
+class IntegrityChecked(Event):
+    type: Literal["integrity.checked"] = "integrity.checked"
+    report: str
+    deep: bool
+    healthy: bool
+    kinds: dict[str, int]
+    """Findings by kind."""
+    severities: dict[str, int]
+
+
+class IntegrityRepaired(Event):
+    type: Literal["integrity.repaired"] = "integrity.repaired"
+    report: str
+    finding: str
+    problem: str
+    ids: dict[str, str]
+    what: str
+    """What was done."""
+
+
 AnyEvent = Annotated[
     ProjectRegistered
     | ProjectActivated
@@ -442,7 +462,9 @@ AnyEvent = Annotated[
     | RunnerStarted
     | RunnerLost
     | RunnerLagged
-    | LeaderboardComputed,
+    | LeaderboardComputed
+    | IntegrityChecked
+    | IntegrityRepaired,
     Field(discriminator="type"),
 ]
 

@@ -5,7 +5,15 @@ import os
 from pathlib import Path
 from typing import Annotated, ClassVar, Final, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr, field_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from wtb_ray import __version__
@@ -64,6 +72,10 @@ class Settings(BaseSettings):
     """How long executions may go on to their next boundary when their runner is to end."""
     command_memory_s: PositiveFloat = 7 * 86_400.0
     """How long idempotency keys, ended operations and rows of dead runners are remembered."""
+    integrity_every_s: NonNegativeFloat = 3600.0
+    """How often everything is held against each other, without reading objects; 0: never by itself."""
+    integrity_grace_s: PositiveFloat = 86_400.0
+    """A repair deletes nothing that is younger, whoever has lost it."""
     idle_pool_s: PositiveFloat = 300.0
     """A pool without work is closed after this time."""
     idle_node_s: PositiveFloat = 30.0

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 
 from wtb_ray import cases, files, plan, requests
+from wtb_ray.actors.integrity import IntegrityChecker
 from wtb_ray.api import (
     BatchTestRequest,
     ExecuteRequest,
@@ -71,11 +72,18 @@ class Controller:
     def __init__(self, store: Store, objects: ObjectStore | None = None) -> None:
         self.store = store
         self.objects = objects
-        self.commands = Commands(store, ask=self.ask, wake=self.wake, register=self.do_register)
+        self.commands = Commands(
+            store,
+            ask=self.ask,
+            wake=self.wake,
+            register=self.do_register,
+            integrity=self.check,
+        )
         self.asked: list[tuple[Any, ...]] = []
         self.runner: Callable[..., Awaitable[Any]] | None = None
         self.describe: Callable[[ProjectSpec], Awaitable[Any]] | None = None
         self.waker: Callable[[], Awaitable[None]] | None = None
+        self.checker: IntegrityChecker | None = None
         self.board: Leaderboard | None = None
         self.failure: Exception | None = None
         self.called = asyncio.Event()
@@ -87,6 +95,11 @@ class Controller:
         self.asked.append((method, *args))
         assert self.runner is not None
         return await self.runner(version, method, *args)
+
+    async def check(self, method: str, *args: Any) -> Any:
+        """What the integrity checker does, where a test has one."""
+        assert self.checker is not None
+        return await getattr(self.checker, method)(*args)
 
     async def wake(self) -> None:
         """Nobody sleeps, unless a test has a scheduler."""

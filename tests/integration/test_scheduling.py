@@ -73,6 +73,12 @@ class LocalRunners:
     async def alive(self, runner_id: str) -> bool:
         return runner_id in self.runners and runner_id not in self.dead
 
+    async def host(self) -> str:
+        return "here"
+
+    async def listed(self) -> list[str]:
+        return [id for id in self.runners if id not in self.dead]
+
     async def drain(self, runner_id: str) -> None:
         await self.runners[runner_id].drain()
 

@@ -14,6 +14,7 @@ from wtb_ray.cli import (
     doctor,
     events,
     executions,
+    integrity,
     project,
     run,
     stack,
@@ -27,7 +28,7 @@ Exit codes:
   0    ok
   1    error: one line on stderr says what, where and why
   2    the command was not used as it is meant
-  3    a run or batch ended without a result (--strict: a cell failed); audit verify: tampered with
+  3    no result (--strict: a cell failed); audit verify: tampered with; integrity: not healthy
   130  interrupted; what was started on the bench goes on
 
 \b
@@ -75,6 +76,7 @@ app.add_typer(executions.app, name="exec")
 app.add_typer(events.app)
 app.add_typer(audit.app, name="audit")
 app.add_typer(venv.app, name="venv")
+app.add_typer(integrity.app, name="integrity")
 app.add_typer(stack.db, name="db")
 app.add_typer(doctor.app)
 

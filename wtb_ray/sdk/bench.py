@@ -25,6 +25,7 @@ from wtb_ray.sdk.flows import (
     id_of,
     project_name,
 )
+from wtb_ray.sdk.integrity import Integrity
 from wtb_ray.sdk.project import WorkflowProject
 from wtb_ray.sdk.steering_sync import Steering
 from wtb_ray.sdk.stream import EventStream
@@ -34,7 +35,7 @@ from wtb_ray.states import TERMINAL_CELL
 Answer = TypeVar("Answer")
 
 
-class WTBTestBench(Steering, Environments):
+class WTBTestBench(Steering, Environments, Integrity):
     """A bench at a URL, at `WTB_URL`, or the local stack, which is started if none runs.
 
     A context manager; the stack goes on when it is closed.

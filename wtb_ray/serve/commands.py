@@ -31,6 +31,12 @@ from wtb_ray.control import (
     StopRequest,
     SwapRequest,
 )
+from wtb_ray.integrity.reports import (
+    IntegrityRepairs,
+    IntegrityReport,
+    IntegrityRequest,
+    wanted,
+)
 from wtb_ray.model import Batch, Execution, ProjectSpec, ProjectVersion, VariantSpec
 from wtb_ray.serve.operating import Ask, Operating
 from wtb_ray.serve.travel import Travel
@@ -50,10 +56,12 @@ class Commands:
         ask: Ask,
         wake: Callable[[], Awaitable[None]],
         register: Register,
+        integrity: Callable[..., Awaitable[Any]],
     ) -> None:
         self._store = store
         self._wake = wake
         self._register = register
+        self._integrity = integrity
         self._operating = Operating(store, ask, wake)
         self._travel = Travel(self._operating)
 
@@ -232,6 +240,26 @@ class Commands:
     async def remove_project(self, project: str, actor: str) -> ProjectVersion:
         """Takes a project away of which nothing runs; what it ran can be read as before."""
         return await self._store.projects.remove(project, actor=actor)
+
+    async def integrity(
+        self, request: IntegrityRequest, actor: str
+    ) -> IntegrityReport | IntegrityRepairs | Operation:
+        """Has everything held against each other, or what was found put right."""
+        wanted(request.only)
+        return await self._operating.in_time(
+            f"integrity_{request.action}", None, self._ask_integrity(request, actor)
+        )
+
+    async def _ask_integrity(
+        self, request: IntegrityRequest, actor: str
+    ) -> IntegrityReport | IntegrityRepairs:
+        given: tuple[Any, ...] = (request.deep, request.only)
+        if request.action == "repair":
+            given = (request.findings, request.dry_run)
+        found: IntegrityReport | IntegrityRepairs = await self._integrity(
+            request.action, *given, actor
+        )
+        return found
 
     async def add_variant(
         self, project: str, node: str, variant: NewVariant, actor: str

@@ -53,7 +53,11 @@ class ExecutionController(EnvironmentCommands, Commands):
         self._runners = cluster.RayRunners(settings, self._url)
         self._placement = placement.Placement(settings.for_runners(), self._url)
         super().__init__(
-            self._store, ask=self._ask, wake=cluster.wake_scheduler, register=self.register
+            self._store,
+            ask=self._ask,
+            wake=cluster.wake_scheduler,
+            register=self.register,
+            integrity=cluster.ask_integrity,
         )
         self._boards: dict[tuple[str, str], asyncio.Task[Leaderboard]] = {}
         await asyncio.to_thread(cluster.ensure_singletons, settings, self._url)

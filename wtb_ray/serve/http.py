@@ -23,6 +23,7 @@ from wtb_ray.serve import (
     http_events,
     http_executions,
     http_files,
+    http_integrity,
     http_travel,
     http_workflows,
 )
@@ -109,6 +110,8 @@ def build_api(context: Context) -> FastAPI:
         http_environments.reads,
         http_events.router,
         http_audit.router,
+        http_integrity.commands,
+        http_integrity.reads,
     ):
         base.include_router(router)
     api.include_router(base)

@@ -16,6 +16,7 @@ from wtb_ray.store.events import Events
 from wtb_ray.store.executions import Executions
 from wtb_ray.store.files import Files
 from wtb_ray.store.idempotency import Idempotency
+from wtb_ray.store.integrity import Integrity
 from wtb_ray.store.leases import Leases
 from wtb_ray.store.operations import Operations
 from wtb_ray.store.parking import Parkings
@@ -44,3 +45,4 @@ class Store:
         self.idempotency = Idempotency(db)
         self.retention = Retention(db)
         self.audit = Audit(db)
+        self.integrity = Integrity(db)

@@ -61,9 +61,9 @@ class Leases:
         params["environment"] = environment
 
         async def work(conn: Connection) -> int:
-            lease = await _lock(conn, id)
+            lease = await lock_lease(conn, id)
             if lease is not None and lease["status"] in states.RUNNER["die"][0]:
-                await _bury(conn, lease, id, "started again", actor, max_attempts)
+                await bury_locked(conn, lease, id, "started again", actor, max_attempts)
             row = await (await conn.execute(SQL["start_runner"], params)).fetchone()
             if row is None:
                 raise errors.AlreadyExists(f"{id} is no runner", field="id", reason="singleton")
@@ -96,7 +96,7 @@ class Leases:
         """Whether a ready runner is without work, and kept for none; then it drains."""
 
         async def work(conn: Connection) -> bool:
-            lease = await _lock(conn, id)  # claims for it lock it too
+            lease = await lock_lease(conn, id)  # claims for it lock it too
             if lease is None or lease["status"] != RunnerStatus.READY:
                 return False
             if lease["reserved_for"] is not None:
@@ -114,7 +114,7 @@ class Leases:
         to = states.RUNNER[command][1]
 
         async def work(conn: Connection) -> None:
-            lease = await _lock(conn, id)
+            lease = await lock_lease(conn, id)
             if lease is None or lease["kind"] != "runner":
                 raise errors.NotFound(f"there is no runner {id}", field="runner", reason="unknown")
             if epoch is not None and lease["epoch"] != epoch:
@@ -149,12 +149,12 @@ class Leases:
         """
 
         async def work(conn: Connection) -> int:
-            lease = await _lock(conn, id)
+            lease = await lock_lease(conn, id)
             if lease is None or lease["epoch"] != epoch:
                 return 0
             if lease["status"] not in states.RUNNER["die"][0]:
                 return 0
-            return await _bury(conn, lease, id, reason, actor, max_attempts)
+            return await bury_locked(conn, lease, id, reason, actor, max_attempts)
 
         return await transact(self._db, work)
 
@@ -176,20 +176,22 @@ class Leases:
             await conn.execute(SQL["release_singleton"], {"name": name, "holder": holder})
 
 
-async def _lock(conn: Connection, id: str) -> DictRow | None:
+async def lock_lease(conn: Connection, id: str) -> DictRow | None:
+    """The lease's row, locked; None when there is none."""
     return await (await conn.execute(SQL["lock_lease"], {"id": id})).fetchone()
 
 
-async def _bury(
+async def bury_locked(
     conn: Connection, lease: DictRow, id: str, reason: str, actor: str, max_attempts: int
 ) -> int:
+    """`Leases.bury` of a locked lease that is not DEAD, in the caller's transaction."""
     params = {"id": id, "status": str(RunnerStatus.DEAD)}
     await conn.execute(SQL["set_lease_status"], params)
     rows = in_order(await (await conn.execute(SQL["lock_owned"], {"owner": id})).fetchall())
     if lease["status"] == RunnerStatus.DRAINING:  # it was told to end, and did not in time
         await apply(conn, [_after_end(row, actor) for row in rows])
     else:
-        await apply(conn, [_after_death(row, id, actor, max_attempts) for row in rows])
+        await apply(conn, [after_death(row, id, actor, max_attempts) for row in rows])
     event = events.RunnerLost(runner=id, reason=reason, executions=len(rows))
     await append_many(conn, [Entry(actor, event)])
     return len(rows)
@@ -205,7 +207,7 @@ def _after_end(row: DictRow, actor: str) -> Change:
     return Change(row, "requeue", actor, reason=DRAINED, epoch=1, attempt=-1)
 
 
-def _after_death(row: DictRow, runner: str, actor: str, max_attempts: int) -> Change:
+def after_death(row: DictRow, runner: str, actor: str, max_attempts: int) -> Change:
     """What becomes of an execution whose runner died. The epoch moves: the dead may still write."""
     if row["wanted"] == Wanted.STOP:
         return Change(row, "stop", actor, reason=row["reason"], epoch=1, suspect=1)

@@ -20,6 +20,8 @@ FILES: Final = (
     "events",
     "idempotency",
     "retention",
+    "integrity",
+    "repairs",
 )
 
 SQL: Final[dict[str, LiteralString]] = {
