@@ -24,7 +24,8 @@ from wtb_ray.actors.lifecycle import ActorLifecycle
 from wtb_ray.actors.postgres import EmbeddedPostgres
 from wtb_ray.actors.scheduler import BatchScheduler
 from wtb_ray.db import Database, migrate
-from wtb_ray.model import NAMESPACE, Assignment, GraphInfo, ProjectSpec, Runner, ScorerSpec, new_id
+from wtb_ray.fleet import Runner
+from wtb_ray.model import NAMESPACE, Assignment, GraphInfo, ProjectSpec, ScorerSpec, new_id
 from wtb_ray.placement import CACHE, Placement, RayNodes, unwrap
 from wtb_ray.settings import Settings, configuration
 from wtb_ray.store.leases import Leases

@@ -10,7 +10,8 @@ from tests.integration.store_bench import StoreBench
 from wtb_ray.actors.lifecycle import ActorLifecycle
 from wtb_ray.actors.pool import Worker
 from wtb_ray.db import Database
-from wtb_ray.model import ProjectSpec, Runner
+from wtb_ray.fleet import Runner
+from wtb_ray.model import ProjectSpec
 from wtb_ray.settings import Settings
 
 

@@ -14,6 +14,7 @@ from wtb_ray.actors.runner import VariantRunner
 from wtb_ray.actors.scheduler import BatchScheduler
 from wtb_ray.db import Database
 from wtb_ray.events import Cursor
+from wtb_ray.fleet import Runner
 from wtb_ray.model import (
     Assignment,
     Batch,
@@ -21,7 +22,6 @@ from wtb_ray.model import (
     Case,
     ProjectSpec,
     ProjectVersion,
-    Runner,
     ScorerSpec,
     VariantSpec,
     new_id,

@@ -20,7 +20,7 @@ from wtb_ray.actors.cellar import Cellar
 from wtb_ray.actors.runners import Runners
 from wtb_ray.actors.sweeping import sweep_host
 from wtb_ray.db import Database
-from wtb_ray.model import Runner
+from wtb_ray.fleet import Runner
 from wtb_ray.objects import ObjectStore
 from wtb_ray.settings import Settings, configuration
 from wtb_ray.store import Store

@@ -3,7 +3,8 @@
 from typing import Any, Protocol
 
 from wtb_ray.actors.pool import Worker
-from wtb_ray.model import ProjectSpec, Runner
+from wtb_ray.fleet import Runner
+from wtb_ray.model import ProjectSpec
 
 
 class Runners(Protocol):

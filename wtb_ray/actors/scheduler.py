@@ -17,7 +17,8 @@ from wtb_ray import errors, telemetry
 from wtb_ray.actors.pool import ActorPool, Worker
 from wtb_ray.actors.runners import Runners
 from wtb_ray.db import Database
-from wtb_ray.model import Assignment, Batch, Demand, ProjectVersion, Runner, new_id
+from wtb_ray.fleet import Demand, Runner
+from wtb_ray.model import Assignment, Batch, ProjectVersion, new_id
 from wtb_ray.settings import Settings, configuration
 from wtb_ray.store import Store
 

@@ -14,9 +14,9 @@ from psycopg.rows import DictRow
 from wtb_ray import errors, events, states
 from wtb_ray.api import Page
 from wtb_ray.db import Connection, Database
+from wtb_ray.fleet import Demand
 from wtb_ray.model import (
     Assignment,
-    Demand,
     Execution,
     InnerStep,
     ProjectVersion,

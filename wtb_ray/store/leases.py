@@ -10,7 +10,8 @@ from psycopg.rows import DictRow
 
 from wtb_ray import errors, events, states
 from wtb_ray.db import Connection, Database
-from wtb_ray.model import Fault, Runner
+from wtb_ray.fleet import Runner
+from wtb_ray.model import Fault
 from wtb_ray.states import PauseReason, RunnerStatus, Wanted
 from wtb_ray.store.changes import Change, apply, legal
 from wtb_ray.store.events import Entry, append_many
