@@ -20,10 +20,12 @@ from wtb_ray.apartness import Description
 from wtb_ray.bindings import Apart
 from wtb_ray.db import Database
 from wtb_ray.environment import EnvironmentConfig, EnvSpec, ExecutionConfig, NodeResourceConfig
-from wtb_ray.model import Execution, ProjectSpec, VariantSpec, new_id
+from wtb_ray.model import Execution, Parking, ProjectSpec, VariantSpec, new_id
 from wtb_ray.settings import Settings
 from wtb_ray.states import ExecutionStatus as E
+from wtb_ray.states import PauseStrategy as P
 from wtb_ray.store import Store
+from wtb_ray.store.parking import Due
 from wtb_ray.views import read_state
 
 ALONE = NodeResourceConfig(num_cpus=1)
@@ -103,6 +105,12 @@ class ApartBench(Bench):
     async def registered(self, spec: ProjectSpec) -> Any:
         graph, workflows = await self.describe(spec)
         return await self.store.projects.register(spec, graph, workflows, actor="test")
+
+    async def parking(self, id: str) -> Parking:
+        async with asyncio.timeout(10):
+            while (found := (await self.store.executions.get(id)).parking) is None:
+                await asyncio.sleep(0.02)
+        return found
 
     async def state(self, execution: Execution) -> dict[str, Any]:
         assert execution.head is not None
@@ -268,6 +276,33 @@ async def test_what_no_host_has_is_waited_for_with_its_reason(
     assert (await waiting()).attempt == 0, "waiting is no attempt"
     bench.runners.nodes.missing = False
     assert (await until(bench, made.id, E.COMPLETED, E.FAILED)).status == E.COMPLETED
+
+
+async def test_a_warm_pause_ends_the_processes_of_nodes(bench: ApartBench) -> None:
+    version = await bench.registered(spec())
+    made = await bench.store.executions.create(
+        version,
+        {},
+        {"x": 1, "how": "goto"},
+        recursion_limit=20,
+        breakpoints=("before:far",),
+        actor="test",
+    )
+    paused = await until(bench, made.id)
+    assert (paused.status, paused.reason) == (E.PAUSED, "breakpoint")
+    parking = await bench.parking(made.id)
+    assert "nodes" in parking.kept, "nobody said how long"
+    [*_, node] = bench.runners.nodes.made
+    assert not node.killed
+    [runner] = bench.runners.runners
+    due = Due(made.id, paused.epoch, version.version, {}, P.WARM, runner, True, None)
+    assert await bench.runners.ask(runner, "park", due)
+    parking = await bench.parking(made.id)
+    assert {"graph", "nodes"} <= set(parking.released)
+    assert node.killed
+    await bench.store.control.resume(made.id, actor="me")
+    done = await until(bench, made.id, E.COMPLETED, E.FAILED)
+    assert done.status == E.COMPLETED, done.error
 
 
 @pytest.mark.parametrize(
