@@ -18,8 +18,8 @@ from packaging.version import InvalidVersion, Version
 from wtb_ray import bases, errors, installer, pinning, venvs
 from wtb_ray.bases import Base, base, protected
 from wtb_ray.environment import EnvSpec, Pins
+from wtb_ray.flocks import Hold
 from wtb_ray.frozen import digest
-from wtb_ray.holds import Hold
 from wtb_ray.pinning import Line, needs_folder, wheels
 from wtb_ray.venvs import Record
 

@@ -20,11 +20,11 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from wtb_ray import errors, holds, homes, inputs, locks, removal
+from wtb_ray import errors, flocks, homes, inputs, locks, removal
 from wtb_ray.bases import Base
 from wtb_ray.environment import Gone, Pins
+from wtb_ray.flocks import Hold
 from wtb_ray.frozen import Frozen
-from wtb_ray.holds import Hold
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +132,7 @@ def hold(place: str | Path) -> Hold:
     path = Path(place)
     directory = path.parent.parent if path.name.startswith("python") else path
     try:
-        held = holds.share(directory)
+        held = flocks.share(directory)
     except FileNotFoundError:
         raise _gone(directory) from None
     if not (directory / RECORD).exists():
@@ -149,7 +149,7 @@ async def scratch(root: Path) -> AsyncIterator[tuple[Path, Hold]]:
         path = root / TMP / secrets.token_hex(8)
         path.mkdir(parents=True)
         with suppress(FileNotFoundError):  # a sweep saw it before it was held
-            held = holds.share(path)
+            held = flocks.share(path)
     try:
         yield path, held
     finally:
@@ -213,7 +213,7 @@ def write(path: Path, record: Record) -> None:
 def publish(root: Path, made: Path, record: Record) -> tuple[Path, Hold]:
     """Gives a complete environment its name, by which it is found from now on, and holds it."""
     write(made, record)
-    held = holds.share(made)
+    held = flocks.share(made)
     try:
         final = root / name_of(record.venv)
         made.rename(final)
@@ -350,7 +350,7 @@ def _directories(root: Path) -> list[Path]:
 
 def _held(path: Path) -> bool:
     try:
-        held = holds.seize(path)
+        held = flocks.seize(path)
     except FileNotFoundError:
         return False
     if held is not None:
@@ -388,7 +388,7 @@ def _evict(
 ) -> list[Gone]:
     """Removes one that nobody holds and that is as it was found; else gives nothing."""
     try:
-        held = holds.seize(path)
+        held = flocks.seize(path)
     except FileNotFoundError:
         return []
     if held is None:
@@ -414,13 +414,13 @@ def _leftovers(root: Path) -> int:
     thrown = _children(root / removal.TRASH)
     for path in _children(root / TMP):
         with suppress(FileNotFoundError):
-            if held := holds.seize(path):
+            if held := flocks.seize(path):
                 with held:
                     thrown.append(removal.discard(root, path))
     for path in _children(root / LOCKS):
         with suppress(FileNotFoundError):
-            if held := holds.seize(path):
-                holds.leave(path, held)
+            if held := flocks.seize(path):
+                flocks.leave(path, held)
     _remove(thrown)
     return len(thrown)
 

@@ -18,7 +18,7 @@ from tests.integration.damage import (
     waiting,
 )
 from tests.integration.integrity_bench import Damaged
-from wtb_ray import holds, locks, venvs
+from wtb_ray import flocks, locks, venvs
 
 
 @damage("lineage_cycle")
@@ -301,7 +301,7 @@ async def a_workspace_of_a_dead_process(d: Damaged) -> Ids:
 
 @damage("venv_abandoned")
 async def an_environment_that_nobody_builds(d: Damaged) -> Ids:
-    held = holds.enter(venvs.lock_of(d.settings.venvs(), "v2"))
+    held = flocks.enter(venvs.lock_of(d.settings.venvs(), "v2"))
     assert held is not None
     d.held.append(held)
     await d.sql(

@@ -25,7 +25,7 @@ from wtb_ray.actors.integrity import IntegrityChecker
 from wtb_ray.actors.lifecycle import ActorLifecycle
 from wtb_ray.actors.scheduler import BatchScheduler
 from wtb_ray.db import Database
-from wtb_ray.holds import Hold
+from wtb_ray.flocks import Hold
 from wtb_ray.integrity.reports import IntegrityRepairs, IntegrityReport
 from wtb_ray.model import (
     Execution,

@@ -19,8 +19,8 @@ from wtb_ray.context import Calls
 from wtb_ray.crossing import Ended, NodeCall, packed, perform, unpacked
 from wtb_ray.errors import UnstorableValue
 from wtb_ray.faults import guarded, traceback_of
+from wtb_ray.flocks import Hold
 from wtb_ray.graphs import Graphs
-from wtb_ray.holds import Hold
 from wtb_ray.model import ProjectSpec
 from wtb_ray.objects import ObjectStore
 from wtb_ray.settings import Settings

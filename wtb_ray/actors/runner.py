@@ -43,7 +43,7 @@ from wtb_ray.api import NodeOutcome
 from wtb_ray.db import Database, GroupCommit
 from wtb_ray.environment import EnvSpec, Pins
 from wtb_ray.events import RunnerLagged
-from wtb_ray.holds import Hold
+from wtb_ray.flocks import Hold
 from wtb_ray.model import (
     Assignment,
     Execution,

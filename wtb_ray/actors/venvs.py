@@ -18,11 +18,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from wtb_ray import bundles, environments, errors, holds, telemetry, venvs
+from wtb_ray import bundles, environments, errors, flocks, telemetry, venvs
 from wtb_ray.actors import manager
 from wtb_ray.db import Database
 from wtb_ray.environment import EnvSpec, Venv, VenvStats
-from wtb_ray.holds import Hold
+from wtb_ray.flocks import Hold
 from wtb_ray.objects import ObjectStore
 from wtb_ray.settings import Settings, configuration
 from wtb_ray.states import VenvStatus
@@ -285,11 +285,11 @@ class VenvCache:
 
     async def _obtain(self, known: _Known, spec: EnvSpec, lease_s: float) -> bool:
         venvs.check_root(self._root)
-        async with holds.alone(venvs.lock_of(self._root, known.venv)):
+        async with flocks.alone(venvs.lock_of(self._root, known.venv)):
             found = await self._find(known.venv)
             with contextlib.suppress(FileNotFoundError):  # a sweep was faster
                 if found is not None:
-                    await self._take(found, holds.share(found.path), lease_s)
+                    await self._take(found, flocks.share(found.path), lease_s)
                     return True
             row = await self._store.venvs.get(self._host, known.venv)
             if row is not None and row.status is VenvStatus.FAILED and row.permanent and row.error:
@@ -369,11 +369,11 @@ class VenvCache:
         for row in await self._store.venvs.list(host=self._host):
             if row.status is VenvStatus.BUILDING:
                 lock = venvs.lock_of(self._root, row.venv)
-                if (held := holds.enter(lock)) is not None:
+                if (held := flocks.enter(lock)) is not None:
                     try:
                         await self._bury(row.venv)
                     finally:
-                        holds.leave(lock, held)
+                        flocks.leave(lock, held)
             elif row.path is not None and not await asyncio.to_thread(Path(row.path).is_dir):
                 await self._evicted(row.venv, row.path, row.bytes, "missing")
 
@@ -437,7 +437,7 @@ class _Leases:
             hold, before = self._held[path]
             self._held[path] = hold, max(before, until)
         else:
-            self.add(path, holds.share(path), lease_s)
+            self.add(path, flocks.share(path), lease_s)
 
     def add(self, path: Path, hold: Hold, lease_s: float) -> None:
         """Takes over a hold for at least this many seconds."""

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from psycopg.rows import DictRow
 
-from wtb_ray import holds, venvs
+from wtb_ray import flocks, venvs
 from wtb_ray.db import Connection, queries
 from wtb_ray.integrity.checking import Check, Here, Span, Suspicion, Walk, suspicion
 
@@ -44,10 +44,10 @@ async def _rows(here: Here, conn: Connection, span: Span, name: str) -> list[Dic
 
 def _free(root: Path, venv: str) -> bool:
     lock = venvs.lock_of(root, venv)
-    held = holds.enter(lock)
+    held = flocks.enter(lock)
     if held is None:
         return False
-    holds.leave(lock, held)
+    flocks.leave(lock, held)
     return True
 
 
