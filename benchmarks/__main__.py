@@ -19,6 +19,7 @@ from benchmarks import (
     files,
     growth,
     parking,
+    starts,
     startup,
     throughput,
     waiting,
@@ -47,6 +48,7 @@ MEASURES: dict[str, Measure] = {
     "environments": lambda options: environments.run(
         repeats=options.repeats or (1 if options.quick else 3)
     ),
+    "starts": lambda options: starts.run(repeats=options.repeats or (3 if options.quick else 7)),
     "growth": lambda options: growth.run(executions=2500 if options.quick else 5000),
 }
 
