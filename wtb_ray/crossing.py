@@ -11,6 +11,7 @@ import dataclasses
 import pickle
 import threading
 from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from typing import Any, Final, cast
 
 import cloudpickle
@@ -176,11 +177,13 @@ class _Caller:
         calls.add(1)
         ended = False
         try:
-            async for message in self._call(self._apart, self._made(state, context)):
-                if isinstance(message, Ended):
-                    ended = True
-                    return self._concluded(message, context)
-                self._passed_on(message)
+            made = self._made(state, context)
+            async with aclosing(self._call(self._apart, made)) as messages:
+                async for message in messages:
+                    if isinstance(message, Ended):
+                        ended = True
+                        return self._concluded(message, context)
+                    self._passed_on(message)
             raise errors.NodeActorDied(f"node {self._apart.node!r} gave no answer")
         except (errors.Unavailable, errors.InvalidRequest, errors.UnstorableValue):
             ended = True  # nothing of it runs anywhere

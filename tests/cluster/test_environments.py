@@ -19,6 +19,7 @@ from wtb_ray.sdk import (
     EnvironmentConfig,
     EnvSpec,
     ExecutionConfig,
+    FileTrackingConfig,
     NodeResourceConfig,
     WorkflowProject,
     WTBTestBench,
@@ -27,6 +28,7 @@ from wtb_ray.sdk import (
 GRAPH = """
 import os
 import pathlib
+import subprocess
 import sys
 import time
 from typing import Any
@@ -41,11 +43,17 @@ class State(TypedDict, total=False):
     mark: str
     pid: int
     place: str
+    copied: str
     env: str
 
 
 def prepare(state: State) -> State:
-    return {"x": state["x"] + 1, "place": sys.prefix}
+    copied = ""
+    python = wtb_ray.workspace() / ".venv" / "bin" / "python"
+    if python.exists():
+        command = [str(python), "-c", "import lab; print('copied', lab.VERSION)"]
+        copied = subprocess.check_output(command, text=True).strip()
+    return {"x": state["x"] + 1, "place": sys.prefix, "copied": copied}
 
 
 def misbehave(state: State) -> None:
@@ -115,8 +123,9 @@ def test_two_versions_of_one_library_run_side_by_side_in_one_batch(
         granularity="variant",
         default_env=EnvSpec(packages=("lab",), find_links=("wheels",)),
         node_environments={"measure": lab("1.0")},
+        copy_to_workspace=True,
     )
-    made = project(root, "lab", environment=config)
+    made = project(root, "lab", environment=config, file_tracking=FileTrackingConfig())
     made.register_variant("measure", "new", environment=lab("2.0", env_vars={"LAB_MODE": "fast"}))
     made.register_variant("measure", "own", "lab_variant:measure", environment=lab("2.0"))
     version = bench.register_project(made)
@@ -134,6 +143,8 @@ def test_two_versions_of_one_library_run_side_by_side_in_one_batch(
         seen.setdefault(cell.variant, set()).add(
             f"{done.state['seen']} {done.state.get('env', '')}"
         )
+        assert done.state["copied"] == "copied 2.0", "for programs that nodes start"
+        assert bench.files(done.id) == [], "the copy is never tracked"
         [newest, *_] = bench.get_checkpoints(done.id)
         [ran] = newest.nodes
         digests.setdefault(cell.variant, set()).add(ran.environment or "")

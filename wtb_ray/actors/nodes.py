@@ -10,6 +10,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import AsyncGenerator, Collection
+from contextlib import aclosing
 from typing import Final, Protocol
 
 from wtb_ray import errors
@@ -130,10 +131,11 @@ class Nodes:
         member.calls += 1
         ended = False
         try:
-            async for part in member.actor.run(data):
-                message: Message = unpacked(part)
-                ended = isinstance(message, Ended)
-                yield message
+            async with aclosing(member.actor.run(data)) as parts:
+                async for part in parts:
+                    message: Message = unpacked(part)
+                    ended = isinstance(message, Ended)
+                    yield message
         except errors.NodeActorDied:
             ended = True
             self._drop(apart.key, member)
