@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, BinaryIO, Protocol, cast
+from typing import IO, BinaryIO, NamedTuple, Protocol, cast
 
 import zstandard
 
@@ -42,6 +42,22 @@ def key_of(digest: str) -> str:
             f"{digest!r} is not a SHA-256 in hex", field="digest", reason="64 lower-case hex digits"
         )
     return f"blobs/{digest[:2]}/{digest[2:]}"
+
+
+class Stored(NamedTuple):
+    """An object as the store lists it."""
+
+    digest: str
+    size: int
+    """Of its stored form, in bytes."""
+    modified: float
+    """When it was written last: seconds since 1970, by the store's own clock."""
+
+
+def digest_of_key(folder: str, name: str) -> str | None:
+    """The digest of the object `blobs/{folder}/{name}`; None where that is none of ours."""
+    digest = folder + name
+    return digest if len(folder) == 2 and _DIGEST.fullmatch(digest) else None
 
 
 def no_room(error: OSError, path: object) -> errors.StorageFull | None:

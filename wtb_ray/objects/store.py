@@ -2,7 +2,10 @@
 
 import asyncio
 import hashlib
+import math
 import os
+import re
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -12,7 +15,7 @@ import fsspec
 from fsspec.utils import get_protocol
 
 from wtb_ray import errors
-from wtb_ray.objects.blobs import SMALL, Blob, Incoming, encoded, key_of
+from wtb_ray.objects.blobs import SMALL, Blob, Incoming, Stored, encoded, key_of
 from wtb_ray.objects.local import Local
 from wtb_ray.objects.remote import Plain
 from wtb_ray.objects.s3 import S3
@@ -26,6 +29,9 @@ _OFFLOAD = 64 << 10
 """From this size on hashing is slow enough to leave the event loop for it."""
 _ROUND_BYTES, _ROUND_ITEMS = 16 << 20, 256
 _WINDOW = 64
+_PREFIX = re.compile(r"[0-9a-f]{0,64}")
+SHARDS = tuple(f"{n:02x}" for n in range(256))
+"""First bytes of digests, in order: work on all objects can be split and resumed by them."""
 
 
 class ObjectStore:
@@ -133,6 +139,46 @@ class ObjectStore:
         key_of(digest)
         return await self._backend.size(digest) is not None
 
+    async def listed(self, prefix: str = "") -> AsyncIterator[Stored]:
+        """The objects whose digests begin with some hex digits, such as one of `SHARDS`.
+
+        What is put or deleted meanwhile may be among them or not; what else lies there is not.
+        """
+        async for page in self.pages(prefix):
+            for stored in page:
+                yield stored
+
+    async def pages(self, prefix: str = "") -> AsyncIterator[list[Stored]]:
+        """What `listed` gives, many at a time."""
+        if not _PREFIX.fullmatch(prefix):
+            raise errors.InvalidRequest(
+                f"{prefix!r} is no beginning of a SHA-256", field="prefix", reason="no hex digits"
+            )
+        async for page in self._backend.listed(prefix):
+            yield page
+
+    async def delete(self, digests: Iterable[str], *, within_s: float = math.inf) -> None:
+        """Delete objects; those that are not there are no error.
+
+        The caller knows that nobody needs them, and that nobody puts them meanwhile.
+
+        Args:
+            digests: Which.
+            within_s: No deletion is begun later than this.
+
+        Raises:
+            Unavailable: The store does not answer, or it took too long; some may be deleted.
+        """
+        until = time.monotonic() + within_s
+        wanted = list(digests)
+        for digest in wanted:
+            key_of(digest)
+        await self._backend.delete(wanted, until)
+
+    async def now(self) -> float:
+        """The time by the store's own clock, in seconds since 1970; it costs a small write."""
+        return await self._backend.now()
+
     async def aclose(self) -> None:
         """Close the store's connections."""
         await self._backend.aclose()
@@ -167,6 +213,15 @@ class _Backend(Protocol):
 
     async def fetch(self, wanted: Sequence[Incoming]) -> None:
         """Give each its object."""
+
+    def listed(self, prefix: str, /) -> AsyncIterator[list[Stored]]:
+        """The objects whose digests begin with the prefix, in pages that are not empty."""
+
+    async def delete(self, digests: Sequence[str], until: float, /) -> None:
+        """Delete them, beginning no deletion after `until` of the monotonic clock."""
+
+    async def now(self) -> float:
+        """The store's time."""
 
     def holds(self, digest: str) -> bool:
         """Whether it is certain, without a look, that the object is stored."""
