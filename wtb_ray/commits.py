@@ -85,6 +85,8 @@ class Put(Item):
     parent: str | None = None
     blobs: list[Row] = field(default_factory=list)
     step: Step | None = None
+    lease: str | None = None
+    """Under which the files of the step are stored: it is stored only while that stands."""
 
 
 @dataclass(slots=True)
@@ -216,16 +218,26 @@ class _Trial:
         async with database.connection() as conn, conn.pipeline(), conn.transaction():
             cursor = conn.cursor(row_factory=tuple_row)
             wanted = await self._fence(cursor)
-            self.outcomes = [
-                _lost(item) if item.claim and item.claim not in wanted else _of(item, wanted)
-                for item in self._items
+            leases = await self._leases(cursor)
+            self.outcomes = [_outcome(item, wanted, leases) for item in self._items]
+            held = [
+                item
+                for item, outcome in zip(self._items, self.outcomes, strict=True)
+                if not isinstance(outcome, Exception)
             ]
-            held = [item for item in self._items if not item.claim or item.claim in wanted]
             for name, columns in _tables(held):
                 await conn.execute(SQL[name], columns)
             await cursor.execute(SQL["xid"])
             row = await cursor.fetchone()
             self.xid = row[0] if row else None
+
+    async def _leases(self, cursor: Cursor) -> set[str]:
+        """Those of the group that stand; whoever ends one of them waits for this transaction."""
+        wanted = {item.lease for item in self._items if isinstance(item, Put) and item.lease}
+        if not wanted:
+            return set()
+        await cursor.execute(SQL["leases"], (sorted(wanted),))
+        return {id async for (id,) in cursor}
 
     async def _fence(self, cursor: Cursor) -> dict[Claim, str]:
         heads: dict[Claim, tuple[str | None, int | None]] = {}
@@ -289,7 +301,14 @@ def _tables(items: Sequence[Item]) -> Iterator[tuple[str, list[arrays.Column]]]:
             yield name, arrays.columns(KINDS[name], rows)
 
 
-def _of(item: Item, wanted: dict[Claim, str]) -> str:
+def _outcome(item: Item, wanted: dict[Claim, str], leases: set[str]) -> Outcome:
+    if item.claim and item.claim not in wanted:
+        return _lost(item)
+    if isinstance(item, Put) and item.lease and item.lease not in leases:
+        return errors.Unavailable(
+            f"the files of {item.thread_id} took so long that some may be gone again",
+            reason="lease",
+        )
     return wanted[item.claim] if item.claim else "run"
 
 

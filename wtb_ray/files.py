@@ -238,10 +238,12 @@ async def restore_trash(
     request: TrashRestoreRequest,
     *,
     actor: str,
+    lease: str | None = None,
 ) -> RestoredTrash:
     """Brings displaced files back, beside what the execution has now; a file of today gives way.
 
-    Bringing back what is there already changes nothing.
+    Bringing back what is there already changes nothing. What has to be stored is stored under
+    `lease`.
 
     Raises:
         NotFound: There is no such restore (`UnknownFile`: it did not displace such a path).
@@ -262,7 +264,7 @@ async def restore_trash(
     manifest = await manifests.replaced(objects, present, await _beside(objects, present, chosen))
     paths = [shown(path) for path, _ in chosen]
     head = await store.files.restore_trash(
-        execution_id, present, manifest, request.restore_id, paths, actor=actor
+        execution_id, present, manifest, request.restore_id, paths, actor=actor, lease=lease
     )
     return RestoredTrash(
         execution_id=execution_id,

@@ -89,7 +89,8 @@ class TrackedTree:
     async def load(self) -> None:
         """Take over what was written down, if it is of this boot, store and configuration."""
         async with self._busy:
-            self._snapshots.tree = await run(self._executor, self._read)
+            found = await run(self._executor, self._read)
+            self._snapshots.tree, self._snapshots.generation = found
 
     def _heading(self) -> dict[str, Any]:
         boot = _BOOT.read_text().strip() if _BOOT.exists() else None
@@ -103,17 +104,19 @@ class TrackedTree:
             for path, d in self._snapshots.tree.items()
         ]  # fmt: skip
         partial = self._stats.with_name(f"stats.{secrets.token_hex(4)}")
-        partial.write_text(json.dumps([self._heading(), directories]), "ascii")
+        written = [self._heading(), directories, self._snapshots.generation]
+        partial.write_text(json.dumps(written), "ascii")
         os.replace(partial, self._stats)
 
-    def _read(self) -> dict[str, Directory]:
+    def _read(self) -> tuple[dict[str, Directory], int | None]:
         try:
-            heading, directories = json.loads(self._stats.read_text("ascii"))
+            heading, directories, *generation = json.loads(self._stats.read_text("ascii"))
         except FileNotFoundError:
-            return {}
+            return {}, None
         if heading["boot"] is None or heading != self._heading():
-            return {}
-        return {path: _directory(*fields) for path, *fields in directories}
+            return {}, None
+        tree = {path: _directory(*fields) for path, *fields in directories}
+        return tree, generation[0] if generation else None
 
 
 def _directory(

@@ -20,6 +20,7 @@ from wtb_ray.actors.cellar import Cellar
 from wtb_ray.actors.runners import Runners
 from wtb_ray.actors.sweeping import sweep_host
 from wtb_ray.db import Database
+from wtb_ray.holds import Holds
 from wtb_ray.model import Runner
 from wtb_ray.objects import ObjectStore
 from wtb_ray.settings import Settings, configuration
@@ -51,7 +52,8 @@ class ActorLifecycle:
         self._runners = runners
         self._objects = ObjectStore(settings.objects())
         self._workspaces = Workspaces(settings.workspaces(), self._objects, runner=ACTOR)
-        self._cellar = Cellar(ACTOR, self._store, self._workspaces)
+        self._holds = Holds(self._store.holds, ACTOR)
+        self._cellar = Cellar(ACTOR, self._store, self._workspaces, self._holds)
         self._of_runners = configuration(settings.for_runners(), database_url)
         self._expired: dict[str, float] = {}
         self._ending: dict[str, asyncio.Task[None]] = {}
@@ -68,6 +70,7 @@ class ActorLifecycle:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._workspaces.close()
+        await self._holds.close()
         await self._objects.aclose()
         await self._db.close()
 

@@ -31,6 +31,7 @@ from wtb_ray.actors.tracking import Tracking
 from wtb_ray.api import NodeOutcome
 from wtb_ray.db import Database, GroupCommit
 from wtb_ray.events import RunnerLagged
+from wtb_ray.holds import Holds
 from wtb_ray.model import (
     Assignment,
     Execution,
@@ -44,6 +45,7 @@ from wtb_ray.saver import Saver
 from wtb_ray.scans import Rules
 from wtb_ray.settings import Settings, configuration
 from wtb_ray.store import Store
+from wtb_ray.store.holds import ByRunner
 from wtb_ray.store.parking import Due
 from wtb_ray.store.settlements import DRAINED, Settlement
 from wtb_ray.workspaces import Workspaces
@@ -88,6 +90,7 @@ class VariantRunner:
         self._store = Store(self._db)
         self._saver = Saver(self._db)
         self._objects = ObjectStore(settings.objects())
+        self._holds = Holds(self._store.holds, runner_id)
         self._bundle: Path | None = None
         self._performer: Performer | None = None
         self._parker: Parker | None = None
@@ -122,7 +125,7 @@ class VariantRunner:
             self._bundle = await bundles.fetch(self._objects, self._spec.bundle, root)
             bundles.activate(self._bundle)
         workspaces = Workspaces(self._settings.workspaces(), self._objects, runner=self.id)
-        tracking = Tracking(workspaces, self._store, self._spec, self.id, self._bundle)
+        tracking = Tracking(workspaces, self._store, self._spec, self.id, self._bundle, self._holds)
         self._performer = Performer(
             self.id,
             self._graphs,
@@ -138,12 +141,18 @@ class VariantRunner:
             self._graphs,
             self._store,
             tracking,
-            Cellar(self.id, self._store, workspaces),
+            Cellar(self.id, self._store, workspaces, self._holds),
             alone=self._alone,
             most=self._settings.reserved_runners,
         )
         self._operations = Operations(
-            self._graphs, self._saver, self._store, self._spec, workspaces, self._bundle
+            self._graphs,
+            self._saver,
+            self._store,
+            self._spec,
+            workspaces,
+            self._bundle,
+            self._holds,
         )
 
     async def describe(self) -> tuple[GraphInfo, dict[str, GraphInfo]]:
@@ -200,6 +209,7 @@ class VariantRunner:
             configuration=configuration(self._settings, self._url),
         )
         self._unclaimed.cancel()
+        self._holds.runner = ByRunner(self.id, epoch)
         self._lease = LeaseKeeper(self._url, self.id, epoch, ttl, self._lost)
         self._lease.start()
         self._watch = LoopWatch(self._lagged, self._settings.stall_limit_s, self._stalled)
@@ -251,6 +261,7 @@ class VariantRunner:
         for watch in self._watching:
             watch.cancel()
         await asyncio.gather(*self._watching, return_exceptions=True)
+        await self._holds.close()
         await self._objects.aclose()
         await self._db.close()
 

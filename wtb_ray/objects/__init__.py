@@ -7,6 +7,7 @@ bounded whatever the size. Never knows what the bytes mean, and deletes only wha
 """
 
 from wtb_ray.objects.blobs import Stored, key_of
+from wtb_ray.objects.guard import GUARD, Guard, generation
 from wtb_ray.objects.store import SHARDS, ObjectStore
 
-__all__ = ["SHARDS", "ObjectStore", "Stored", "key_of"]
+__all__ = ["GUARD", "SHARDS", "Guard", "ObjectStore", "Stored", "generation", "key_of"]

@@ -144,7 +144,8 @@ def _worth_packing(file: BinaryIO) -> bool:
 class Incoming:
     """One object on its way in: takes its stored bytes, verifies, and gives the plain ones.
 
-    They go to `target`, which appears complete or not at all, or without one to `data`.
+    They go to `target`, which appears complete or not at all, or without one to `data`; with
+    `keep` off they go nowhere, only their number is counted in `size`.
     """
 
     def __init__(
@@ -154,10 +155,13 @@ class Incoming:
         mode: int | None = None,
         *,
         durable: bool = False,
+        keep: bool = True,
     ):
         key_of(digest)
         self.digest = digest
         self.data = b""
+        self.size = 0
+        self._keep = keep
         self._target = None if target is None else os.fspath(target)
         self._mode, self._durable = mode, durable
         self._partial: str | None = None
@@ -178,6 +182,7 @@ class Incoming:
         self._sha = hashlib.sha256()
         self._head, self._decode = b"", False
         self._frame: zstandard.ZstdDecompressionWriter | None = None
+        self.size = 0
         if self._target is None:
             self._out = io.BytesIO()
             return
@@ -244,8 +249,10 @@ class Incoming:
 
     def _plain(self, data: bytes) -> None:
         self._sha.update(data)
-        with self._room():
-            self._out.write(data)
+        self.size += len(data)
+        if self._keep:
+            with self._room():
+                self._out.write(data)
 
     def _corrupt(self, what: str) -> errors.ObjectCorrupt:
         return errors.ObjectCorrupt(

@@ -51,6 +51,14 @@ class Local:
     async def size(self, digest: str) -> int | None:
         return await asyncio.to_thread(self._size, digest)
 
+    async def missing(self, digests: Sequence[str]) -> list[str]:
+        return await asyncio.to_thread(
+            lambda: [digest for digest in digests if self._size(digest) is None]
+        )
+
+    def distrust(self, digest: str) -> None:
+        self._damaged.add(digest)
+
     async def write(self, blobs: Sequence[Blob]) -> None:
         await asyncio.to_thread(self._write, blobs)
 

@@ -21,6 +21,7 @@ from fsspec.utils import get_protocol
 
 from wtb_ray import errors
 from wtb_ray.objects.blobs import Blob, Incoming, Source, Stored, digest_of_key, key_of
+from wtb_ray.objects.guard import generation
 from wtb_ray.objects.known import Known
 from wtb_ray.objects.waiting import bounded, retried
 
@@ -54,6 +55,19 @@ class Remote(ABC):
     async def size(self, digest: str) -> int | None:
         return await self._call(lambda: self._size(key_of(digest)))
 
+    async def missing(self, digests: Sequence[str]) -> list[str]:
+        there: dict[str, bool] = {}
+
+        async def look(digest: str) -> None:
+            there[digest] = await self.size(digest) is not None
+
+        await bounded(_AT_ONCE, digests, look)
+        return [digest for digest in digests if not there[digest]]
+
+    def distrust(self, digest: str) -> None:
+        self._known.discard(digest)
+        self._damaged.add(digest)
+
     async def write(self, blobs: Sequence[Blob]) -> None:
         await bounded(_AT_ONCE, blobs, self._write_one)
 
@@ -64,14 +78,10 @@ class Remote(ABC):
         await bounded(_AT_ONCE, wanted, self._fetch_one)
 
     def holds(self, digest: str) -> bool:
-        return digest in self._known
+        return self._known.holds(digest, generation())
 
-    async def listed(self, prefix: str) -> AsyncIterator[list[Stored]]:
-        shards = [prefix[:2]] if len(prefix) >= 2 else await self._shards(prefix)
-        for shard in shards:
-            async for page in self._pages_of(shard, prefix[2:]):
-                if page:
-                    yield page
+    @abstractmethod
+    def listed(self, prefix: str) -> AsyncIterator[list[Stored]]: ...
 
     async def delete(self, digests: Sequence[str], until: float) -> None:
         for digest in digests:
@@ -108,7 +118,7 @@ class Remote(ABC):
         return None if digest in self._damaged else await self.size(digest)
 
     def _settled(self, digest: str) -> None:
-        self._known.add(digest)
+        self._known.add(digest, generation())
         self._damaged.discard(digest)
 
     async def _send(self, key: str, data: bytes) -> None:
@@ -191,14 +201,6 @@ class Remote(ABC):
         """Up to `PART` stored bytes from `start`, and how many there are in all."""
 
     @abstractmethod
-    async def _shards(self, prefix: str) -> list[str]:
-        """The first two digits of the digests that are there and begin with a shorter prefix."""
-
-    @abstractmethod
-    def _pages_of(self, shard: str, prefix: str) -> AsyncIterator[list[Stored]]:
-        """The objects of a shard whose digests go on with the prefix."""
-
-    @abstractmethod
     async def _delete(self, keys: Sequence[str]) -> None:
         """Deletes up to `_DELETED`; what is not there is no error."""
 
@@ -259,13 +261,13 @@ class Plain(Remote):
         data = await asyncio.to_thread(self._fs.cat_file, path, start, end) if end else b""
         return bytes(data), total
 
-    async def _shards(self, prefix: str) -> list[str]:
+    async def listed(self, prefix: str) -> AsyncIterator[list[Stored]]:
         found = await self._call(lambda: asyncio.to_thread(self._ls, "blobs"))
         names = (str(info["name"]).rstrip("/").rpartition("/")[2] for info in found)
-        return sorted(name for name in names if len(name) == 2 and name.startswith(prefix))
-
-    async def _pages_of(self, shard: str, prefix: str) -> AsyncIterator[list[Stored]]:
-        yield await self._call(lambda: asyncio.to_thread(self._shard, shard, prefix))
+        for shard in sorted(name for name in names if name.startswith(prefix[:2])):
+            page = await self._call(lambda: asyncio.to_thread(self._shard, shard, prefix[2:]))  # noqa: B023
+            if page:
+                yield page
 
     async def _delete(self, keys: Sequence[str]) -> None:
         await asyncio.to_thread(self._delete_all, keys)

@@ -144,11 +144,9 @@ class S3(Remote):
         _, _, total = answer.get("ContentRange", "").rpartition("/")
         return bytes(data), int(total) if total.isdigit() else start + len(data)
 
-    async def _shards(self, prefix: str) -> list[str]:
-        return [f"{n:02x}" for n in range(256) if f"{n:02x}".startswith(prefix)]
-
-    async def _pages_of(self, shard: str, prefix: str) -> AsyncIterator[list[Stored]]:
-        where = {"Bucket": self._bucket, "Prefix": f"{self._prefix}blobs/{shard}/{prefix}"}
+    async def listed(self, prefix: str) -> AsyncIterator[list[Stored]]:
+        begin = f"{prefix[:2]}/{prefix[2:]}" if len(prefix) > 1 else prefix
+        where = {"Bucket": self._bucket, "Prefix": f"{self._prefix}blobs/{begin}"}
         token: dict[str, str] = {}
         while True:
             try:
@@ -159,10 +157,11 @@ class S3(Remote):
                 raise self._misplaced(e, NO_PLACE) from e
             page = []
             for item in answer.get("Contents", ()):
-                digest = digest_of_key(shard, item["Key"].rpartition("/")[2])
+                digest = digest_of_key(*item["Key"].split("/")[-2:])
                 if digest is not None:
                     page.append(Stored(digest, item["Size"], item["LastModified"].timestamp()))
-            yield page
+            if page:
+                yield page
             if not answer.get("IsTruncated"):
                 return
             token = {"ContinuationToken": answer["NextContinuationToken"]}

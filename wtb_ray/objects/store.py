@@ -6,7 +6,7 @@ import math
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -16,6 +16,7 @@ from fsspec.utils import get_protocol
 
 from wtb_ray import errors
 from wtb_ray.objects.blobs import SMALL, Blob, Incoming, Stored, encoded, key_of
+from wtb_ray.objects.guard import GUARD
 from wtb_ray.objects.local import Local
 from wtb_ray.objects.remote import Plain
 from wtb_ray.objects.s3 import S3
@@ -83,8 +84,25 @@ class ObjectStore:
                 if isinstance(data, bytes):
                     stored.append((next(digests), len(data)))
                 else:
-                    stored.append(await self._backend.upload(data))
+                    stored.append(await self._upload(data))
         return stored
+
+    async def mend(self, digest: str, path: Path) -> None:
+        """Put a file in the place of an object that is damaged or missing.
+
+        Raises:
+            ObjectCorrupt: The file does not have this digest; nothing was replaced.
+            OSError: It cannot be read.
+        """
+        if (found := await asyncio.to_thread(_digest_of, path)) == digest:
+            self._backend.distrust(digest)
+            found = await self.put_file(path)
+        if found != digest:
+            raise errors.ObjectCorrupt(
+                f"{path} cannot replace object {digest}: it has the digest {found}",
+                digest=digest,
+                reason="other bytes",
+            )
 
     async def get(self, digest: str) -> bytes:
         """The bytes of an object.
@@ -133,6 +151,34 @@ class ObjectStore:
         await self._backend.fetch(
             [Incoming(digest, target, mode, durable=durable) for digest, target, mode in wanted]
         )
+
+    async def verify(self, digest: str) -> int:
+        """Read an object and check its digest; gives its size. Memory does not grow with it.
+
+        Raises:
+            UnknownObject: No such object is stored.
+            ObjectCorrupt: The stored bytes are not those that were put.
+        """
+        incoming = Incoming(digest, keep=False)
+        await self._backend.fetch([incoming])
+        return incoming.size
+
+    async def secured(self, digests: Iterable[str], *, look: bool = True) -> list[str]:
+        """Objects that the guard's work is to rely on without putting them; gives the missing ones.
+
+        Args:
+            digests: Which.
+            look: Look at all of them: they were seen in another generation. If not, they were seen
+                in this one, and only what a deletion under way may have chosen is looked at.
+
+        Raises:
+            Unavailable: They cannot be claimed.
+        """
+        guard, wanted = GUARD.get(), list(dict.fromkeys(digests))
+        careful = guard is not None and guard.careful
+        if guard is not None and careful and wanted:
+            await guard.claim(wanted)
+        return await self._backend.missing(wanted) if wanted and (look or careful) else []
 
     async def exists(self, digest: str) -> bool:
         """Whether an object is stored under this digest."""
@@ -197,13 +243,31 @@ class ObjectStore:
             if not self._backend.holds(digest)
         }
         if fresh:
+            await _claimed(fresh)
             await self._backend.write(await _offloaded(_blobs, fresh))
         return digests
+
+    async def _upload(self, path: Path) -> tuple[str, int]:
+        """Its digest is known at the end only, so that it is claimed behind the fact."""
+        while True:
+            digest, size = await self._backend.upload(path)
+            guard = GUARD.get()
+            if guard is None or not guard.careful:
+                return digest, size
+            await guard.claim([digest])
+            if not await self._backend.missing([digest]):
+                return digest, size
 
 
 class _Backend(Protocol):
     async def size(self, digest: str) -> int | None:
         """The size of the stored form, None where there is none."""
+
+    async def missing(self, digests: Sequence[str], /) -> list[str]:
+        """Those that are not stored."""
+
+    def distrust(self, digest: str) -> None:
+        """What is stored there is damaged: the next one to store it replaces it."""
 
     async def write(self, blobs: Sequence[Blob]) -> None:
         """Store small objects durably."""
@@ -243,12 +307,23 @@ def _backend(url: str, options: dict[str, Any], deadline_s: float) -> _Backend:
     return Plain(url, options, deadline_s)
 
 
+async def _claimed(digests: Collection[str]) -> None:
+    guard = GUARD.get()
+    if guard is not None and guard.careful:
+        await guard.claim(digests)
+
+
 async def _offloaded(work: Callable[[Items], Done], items: Items) -> Done:
     """In a thread where it would hold up the event loop."""
     data = items.values() if isinstance(items, dict) else items
     if sum(map(len, data)) < _OFFLOAD:
         return work(items)
     return await asyncio.to_thread(work, items)
+
+
+def _digest_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digests(items: Sequence[bytes]) -> list[str]:

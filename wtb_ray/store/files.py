@@ -15,6 +15,7 @@ from wtb_ray.db import Connection, Database
 from wtb_ray.model import Frozen
 from wtb_ray.states import ExecutionStatus
 from wtb_ray.store.events import Entry, append_many
+from wtb_ray.store.holds import still_held
 from wtb_ray.store.sql import SQL
 from wtb_ray.store.transactions import in_order, transact
 
@@ -104,12 +105,22 @@ class Files:
             return [Restore(**row) for row in await cursor.fetchall()]
 
     async def record_restore(
-        self, execution_id: str, epoch: int, restored: Restored, reason: str, *, actor: str
+        self,
+        execution_id: str,
+        epoch: int,
+        restored: Restored,
+        reason: str,
+        *,
+        actor: str,
+        lease: str | None = None,
     ) -> list[int]:
         """Says that an owner brought its files back; gives an id for each tree that it displaced.
 
+        Those are stored under `lease`.
+
         Raises:
             Fenced: The execution has been taken over since.
+            Unavailable: The lease has run out.
         """
 
         async def work(conn: Connection) -> list[int]:
@@ -122,6 +133,7 @@ class Files:
                     state=row["status"],
                     epoch=row["epoch"],
                 )
+            await still_held(conn, lease)
             ids = await _insert_restores(conn, row, restored, reason)
             event = events.FilesRestored(
                 manifest=restored.manifest,
@@ -144,10 +156,14 @@ class Files:
         paths: Sequence[str],
         *,
         actor: str,
+        lease: str | None = None,
     ) -> str:
         """Gives a resting execution another file tree, unless it has it; the checkpoint that has it.
 
+        That is stored under `lease`.
+
         Raises:
+            Unavailable: The lease has run out.
             UnknownExecution: There is none with this id.
             InvalidTransition: It runs, or is about to; the state found is named.
             NoConsistentFiles: It has no checkpoint that files could belong to.
@@ -172,6 +188,7 @@ class Files:
             head: str = row["head"]
             if new_manifest == current:
                 return head
+            await still_held(conn, lease)
             point = {"thread_id": row["thread_id"], "head": head, "manifest": new_manifest}
             await conn.execute(SQL["insert_trash_point"], point)
             event = events.TrashRestored(
