@@ -4,7 +4,7 @@ Answers reuse the models of `wtb_ray.model`; what is only ever a wire form stand
 """
 
 from datetime import datetime
-from typing import Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
@@ -18,7 +18,7 @@ from wtb_ray.model import (
     ScorerSpec,
     VariantSpec,
 )
-from wtb_ray.states import BatchStatus, CellStatus, ExecutionStatus
+from wtb_ray.states import BatchStatus, CellStatus, CollectionStatus, ExecutionStatus
 
 Item = TypeVar("Item")
 
@@ -363,8 +363,7 @@ class CollectionReport(Frozen):
 
     id: int | None = None
     dry_run: bool
-    status: str
-    """MARKING, SWEEPING, DONE, FAILED (nothing was deleted) or ABANDONED."""
+    status: CollectionStatus
     grace_s: float
     done: float
     """The share of the present stage."""
@@ -399,6 +398,8 @@ class RehashRequest(Frozen):
 
     sample: PositiveInt | None = None
     """How many objects, chosen at random; absent: all."""
+    digests: list[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] | None = None
+    """These objects, missing ones too."""
     repair: bool = False
     """Replace damaged ones from other copies."""
 
@@ -462,7 +463,7 @@ class CommitEntry(Frozen):
     reason: str
     """What made it: `loop`, `interrupt`, `pause`, `trash`, ..."""
     manifest: str
-    files: int
-    """Files and links in the tree."""
-    bytes: int
+    files: int | None
+    """Files and links in the tree; null with `bytes`: its objects cannot be read."""
+    bytes: int | None
     created_at: datetime

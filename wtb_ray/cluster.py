@@ -19,6 +19,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 from wtb_ray import errors
 from wtb_ray.actors import postgres
 from wtb_ray.actors.audit import AuditSink
+from wtb_ray.actors.files import FileTracker
 from wtb_ray.actors.lifecycle import ActorLifecycle
 from wtb_ray.actors.postgres import EmbeddedPostgres
 from wtb_ray.actors.scheduler import BatchScheduler
@@ -51,7 +52,7 @@ RUNNER: Final[dict[str, Any]] = {
         }
     },
 }
-SHUTDOWN_ORDER: Final = ("scheduler", "lifecycle")
+SHUTDOWN_ORDER: Final = ("scheduler", "lifecycle", "files")
 """They end first; the audit ends behind the runners, since it seals what those have written."""
 START_TIMEOUT_S: Final = 60.0
 SHUTDOWN: Final = "shutdown"
@@ -132,6 +133,7 @@ def ensure_singletons(settings: Settings, url: str) -> None:
         ("scheduler", BatchScheduler, (settings, url, runners)),
         ("lifecycle", ActorLifecycle, (settings, url, runners)),
         ("audit", AuditSink, (settings, url)),
+        ("files", FileTracker, (settings, url)),
     )
     makers = {
         name: partial(ray.remote(cls).options(**SINGLETON, name=name).remote, *arguments)
@@ -159,6 +161,25 @@ async def wake_scheduler() -> None:
     handle = await asyncio.to_thread(find, "scheduler")
     if handle is not None:
         handle.wake.remote()
+
+
+async def ask_files(method: str, *args: Any) -> Any:
+    """What a method of the file tracker gives: `collect`, `rehash`, `repair`.
+
+    Raises:
+        WTBError: What it raised.
+        Unavailable: It is not there; it comes back by itself.
+    """
+    handle = await asyncio.to_thread(find, "files")
+    if handle is None:
+        raise errors.Unavailable("the file tracker is not there", reason="files")
+    try:
+        return await getattr(handle, method).remote(*args)
+    except RayError as e:
+        cause = unwrap(e)
+        if isinstance(cause, errors.WTBError):
+            raise cause from e
+        raise errors.Unavailable(f"{method} failed: {cause}", reason="files") from e
 
 
 class RayWorker:
@@ -304,7 +325,7 @@ class RayRunners:
 
 
 def shutdown(settings: Settings) -> None:
-    """Ends every actor of ours in the order scheduler, lifecycle, runners, audit, Postgres.
+    """Ends every actor of ours in the order scheduler, lifecycle, files, runners, audit, Postgres.
 
     What runs goes on to its next boundary, for as long as the settings say, and is given back; what
     is cut off then goes on from its last one, and it is not held against it.

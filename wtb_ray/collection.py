@@ -37,6 +37,7 @@ from wtb_ray.api import CollectionReport
 from wtb_ray.marking import Marker
 from wtb_ray.model import new_id
 from wtb_ray.objects import ObjectStore, Stored
+from wtb_ray.states import CollectionStatus
 from wtb_ray.store import Store
 from wtb_ray.store.collections import LEASE, Doomed, Fence, Row
 
@@ -121,7 +122,7 @@ class Collector:
             pass
         return CollectionReport(
             dry_run=True,
-            status="DONE",
+            status=CollectionStatus.DONE,
             grace_s=grace_s,
             done=1.0,
             duration_s=time.monotonic() - began,
@@ -319,7 +320,7 @@ class Collector:
 
 def report(row: Row) -> CollectionReport:
     """A collection as the API shows it."""
-    over, done = row.ended_at, row.status == "DONE"
+    over, done = row.ended_at, row.status is CollectionStatus.DONE
     return CollectionReport(
         id=row.id,
         dry_run=False,

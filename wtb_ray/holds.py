@@ -141,6 +141,14 @@ class Holds:
             except errors.Unavailable as e:  # it runs out by itself
                 log.warning("a lease is left to run out: %s", e, extra={"action": "holds"})
 
+    async def leave(self, digests: Collection[str], for_s: float) -> None:
+        """Protects objects for a while, whatever becomes of this process.
+
+        Raises:
+            Unavailable: The database does not answer.
+        """
+        await self._holding.begin_reading(new_id("h"), self.holder, for_s, digests=digests)
+
     async def close(self) -> None:
         """Gives back what nobody uses any more; what is still used runs out."""
         self._closed = True  # a cancelled query may say that the database is away

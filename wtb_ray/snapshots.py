@@ -279,7 +279,7 @@ def _complete(
         below = [f"{here}/{name}" if here else name for name in directory.below]
         if directory is before and changed.isdisjoint(below):
             continue
-        listing = _listing(directory, [tree[path] for path in below])
+        listing = listing_of(directory, [tree[path] for path in below])
         known = before.entry if before is not None else None
         entry = None
         if listing or directory.empty or not here:
@@ -293,7 +293,8 @@ def _complete(
     return made
 
 
-def _listing(directory: Directory, below: list[Directory]) -> Entries:
+def listing_of(directory: Directory, below: list[Directory]) -> Entries:
+    """What a directory's object holds, from what is known of it and of those in it."""
     listing = [entry for _, entry in directory.files.values()]
     listing += [inner.entry for inner in below if inner.entry is not None]
     return tuple(sorted(listing))

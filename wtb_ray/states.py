@@ -43,6 +43,17 @@ class RunnerStatus(StrEnum):
     DEAD = "DEAD"
 
 
+class CollectionStatus(StrEnum):
+    MARKING = "MARKING"
+    SWEEPING = "SWEEPING"
+    """What is to be deleted is chosen."""
+    DONE = "DONE"
+    FAILED = "FAILED"
+    """Nothing was deleted."""
+    ABANDONED = "ABANDONED"
+    """It was cut off before anything was chosen."""
+
+
 class PauseReason(StrEnum):
     REQUESTED = "requested"
     BREAKPOINT = "breakpoint"

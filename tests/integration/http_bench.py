@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 
 from wtb_ray import cases, files, plan, requests
+from wtb_ray.actors.files import FileTracker
 from wtb_ray.api import (
     BatchTestRequest,
     ExecuteRequest,
@@ -68,10 +69,16 @@ class Remote:
 class Controller:
     """The commands, straight on the store; a test may hold them up or have them fail."""
 
-    def __init__(self, store: Store, objects: ObjectStore | None = None) -> None:
+    def __init__(
+        self, store: Store, objects: ObjectStore | None = None, settings: Settings | None = None
+    ) -> None:
         self.store = store
+        self.settings = settings or Settings()
+        self.tracker: FileTracker | None = None
         self.objects = objects
-        self.commands = Commands(store, ask=self.ask, wake=self.wake, register=self.do_register)
+        self.commands = Commands(
+            store, ask=self.ask, wake=self.wake, register=self.do_register, track=self.track
+        )
         self.asked: list[tuple[Any, ...]] = []
         self.runner: Callable[..., Awaitable[Any]] | None = None
         self.describe: Callable[[ProjectSpec], Awaitable[Any]] | None = None
@@ -87,6 +94,16 @@ class Controller:
         self.asked.append((method, *args))
         assert self.runner is not None
         return await self.runner(version, method, *args)
+
+    async def track(self, method: str, *args: Any) -> Any:
+        """The file tracker of this test; it has no actor of its own."""
+        if self.tracker is None:
+            self.tracker = FileTracker(self.settings, self.store.db.url)
+        return await getattr(self.tracker, method)(*args)
+
+    async def close(self) -> None:
+        if self.tracker is not None:
+            await self.tracker.close()
 
     async def wake(self) -> None:
         """Nobody sleeps, unless a test has a scheduler."""
@@ -206,7 +223,7 @@ async def serving(url: str, directory: Path) -> AsyncIterator[HttpBench]:
         db=db,
         store=store,
         objects=objects,
-        controller=Controller(store, objects),
+        controller=Controller(store, objects, settings),
         feed=Feed(store.events, settings.poll_ms),
     )
     bench = HttpBench(context)
@@ -214,4 +231,5 @@ async def serving(url: str, directory: Path) -> AsyncIterator[HttpBench]:
         yield bench
     finally:
         await bench.client.aclose()
+        await context.controller.close()
         await context.close()

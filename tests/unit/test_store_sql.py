@@ -14,6 +14,7 @@ STATUSES = {
         states.CellStatus,
         states.BatchStatus,
         states.RunnerStatus,
+        states.CollectionStatus,
     )
     for status in kind
 }

@@ -18,6 +18,7 @@ from wtb_ray.cli import (
     run,
     stack,
     steering,
+    storage,
 )
 from wtb_ray.cli.terminal import Commands
 
@@ -26,7 +27,8 @@ Exit codes:
   0    ok
   1    error: one line on stderr says what, where and why
   2    the command was not used as it is meant
-  3    a run or batch ended without a result (--strict: a cell failed); audit verify: tampered with
+  3    a run or batch ended without a result (--strict: a cell failed); audit verify: tampered with;
+       files: damaged, or not done
   130  interrupted; what was started on the bench goes on
 
 \b
@@ -73,6 +75,7 @@ executions.app.add_typer(steering.app)
 app.add_typer(executions.app, name="exec")
 app.add_typer(events.app)
 app.add_typer(audit.app, name="audit")
+app.add_typer(storage.app, name="files")
 app.add_typer(stack.db, name="db")
 app.add_typer(doctor.app)
 

@@ -175,6 +175,8 @@ class ObjectStore:
             Unavailable: They cannot be claimed.
         """
         guard, wanted = GUARD.get(), list(dict.fromkeys(digests))
+        for digest in wanted:
+            key_of(digest)
         careful = guard is not None and guard.careful
         if guard is not None and careful and wanted:
             await guard.claim(wanted)

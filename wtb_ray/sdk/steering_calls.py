@@ -30,7 +30,7 @@ def _command(method: str, path: str, body: BaseModel, kind: type[Result]) -> Cal
     return send(method, path, body, kind, COMMAND_TIMEOUT_S)
 
 
-def _operating(
+def operating(
     method: str, path: str, body: BaseModel, kind: type[Result]
 ) -> Call[Result | control.Operation]:
     """A command that may be answered with an operation."""
@@ -64,7 +64,7 @@ def pause(id: str, request: control.PauseRequest) -> Call[Execution]:
 
 
 def resume(id: str, request: control.ResumeRequest) -> Call[Execution | control.Operation]:
-    return _operating("POST", _of(id, "resume"), request, Execution)
+    return operating("POST", _of(id, "resume"), request, Execution)
 
 
 def step(id: str) -> Call[Execution]:
@@ -92,14 +92,14 @@ def set_breakpoints(id: str, request: control.BreakpointsRequest) -> Call[Execut
 
 
 def change_state(id: str, request: control.StateRequest) -> Call[Execution | control.Operation]:
-    return _operating("PATCH", _of(id, "state"), request, Execution)
+    return operating("PATCH", _of(id, "state"), request, Execution)
 
 
 def execute_node(
     id: str, node: str, request: control.ExecuteNodeRequest
 ) -> Call[api.NodeOutcome | control.Operation]:
     path = _of(id, f"nodes/{quoted(node, '/')}/execute")
-    return _operating("POST", path, request, api.NodeOutcome)
+    return operating("POST", path, request, api.NodeOutcome)
 
 
 def reset(id: str) -> Call[Execution]:
@@ -111,7 +111,7 @@ def rollback(id: str, request: control.RollbackRequest) -> Call[Execution]:
 
 
 def fork(id: str, request: control.ForkRequest) -> Call[control.Forked | control.Operation]:
-    return _operating("POST", _of(id, "fork"), request, control.Forked)
+    return operating("POST", _of(id, "fork"), request, control.Forked)
 
 
 def swap(id: str, request: control.SwapRequest) -> Call[Execution]:

@@ -12,13 +12,16 @@ from typing import Any
 
 import ray
 
-from wtb_ray import cluster, errors, plan, requests, scoring, telemetry
+from wtb_ray import cluster, errors, files, plan, requests, scoring, telemetry
 from wtb_ray.api import (
     BatchTestRequest,
     ExecuteRequest,
     Leaderboard,
+    RestoredTrash,
+    TrashRestoreRequest,
 )
 from wtb_ray.db import Database
+from wtb_ray.holds import Holds
 from wtb_ray.model import (
     Batch,
     BatchSpec,
@@ -49,9 +52,14 @@ class ExecutionController(Commands):
         self._db = await Database(self._url, size=settings.pool_size, name="wtb-controller").open()
         self._store = Store(self._db)
         self._objects = ObjectStore(settings.objects())
+        self._holds = Holds(self._store.holds, "controller")
         self._runners = cluster.RayRunners(settings, self._url)
         super().__init__(
-            self._store, ask=self._ask, wake=cluster.wake_scheduler, register=self.register
+            self._store,
+            ask=self._ask,
+            wake=cluster.wake_scheduler,
+            register=self.register,
+            track=cluster.ask_files,
         )
         self._boards: dict[tuple[str, str], asyncio.Task[Leaderboard]] = {}
         await asyncio.to_thread(cluster.ensure_singletons, settings, self._url)
@@ -74,14 +82,26 @@ class ExecutionController(Commands):
             return await self._store.projects.register_known(spec, actor=actor)
         except errors.UnknownVersion:
             pass
-        if spec.bundle is not None and not await self._objects.exists(spec.bundle):
-            raise errors.UnknownBundle(
-                f"bundle {spec.bundle} was not uploaded: PUT bundles/{spec.bundle} first",
-                field="bundle",
-                reason="not uploaded",
+        async with self._holds.writing() as session:
+            if spec.bundle is not None and await self._objects.secured([spec.bundle]):
+                raise errors.UnknownBundle(
+                    f"bundle {spec.bundle} was not uploaded: PUT bundles/{spec.bundle} first",
+                    field="bundle",
+                    reason="not uploaded",
+                )
+            graph, workflows = await self._runners.describe(spec)
+            return await self._store.projects.register(
+                spec, graph, workflows, actor=actor, lease=session.id
             )
-        graph, workflows = await self._runners.describe(spec)
-        return await self._store.projects.register(spec, graph, workflows, actor=actor)
+
+    async def restore_trash(
+        self, id: str, request: TrashRestoreRequest, actor: str
+    ) -> RestoredTrash:
+        """Brings displaced files back, beside what the execution has now."""
+        async with self._holds.writing() as session:
+            return await files.restore_trash(
+                self._store, self._objects, id, request, actor=actor, lease=session.id
+            )
 
     async def execute(
         self, project: str, request: ExecuteRequest, actor: str, id: str | None = None
@@ -216,8 +236,12 @@ def _leaderboard(settings: Settings, url: str, batch_id: str) -> Leaderboard:
             Database(url, size=2, name="wtb-leaderboard") as db,
             ObjectStore(settings.objects()) as objects,
         ):
-            if (await Store(db).batches.get(batch_id)).status in TERMINAL_BATCH:
-                await results.export(db, objects, batch_id)
+            store = Store(db)
+            if (await store.batches.get(batch_id)).status in TERMINAL_BATCH:
+                holds = Holds(store.holds, "leaderboard")
+                async with holds.writing() as session:
+                    await results.export(db, objects, batch_id, lease=session.id)
+                await holds.close()
             return await results.compute_leaderboard(db, objects, batch_id)
 
     return asyncio.run(run())

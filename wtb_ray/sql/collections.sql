@@ -127,20 +127,6 @@ SELECT (SELECT count(*) FROM commits) AS commits,
        (SELECT count(*) FROM damaged_objects WHERE repaired_at IS NULL) AS damaged,
        (SELECT generation FROM collecting) AS generation
 
--- name: commits_of_execution
-SELECT p.checkpoint_id, p.thread_id, p.number, p.step, p.seq, p.reason, p.manifest, p.created_at,
-       c.files, c.bytes
-FROM (
-    SELECT s.checkpoint_id, s.thread_id, b.number, s.step, -1 AS seq, s.source AS reason,
-           s.manifest, s.created_at
-    FROM branches b JOIN steps s USING (thread_id)
-    WHERE b.execution_id = %(id)s AND s.manifest IS NOT NULL
-    UNION ALL
-    SELECT p.checkpoint_id, p.thread_id, b.number, coalesce(s.step, -2), p.seq, p.reason,
-           p.manifest, p.created_at
-    FROM branches b JOIN restore_points p USING (thread_id)
-    LEFT JOIN steps s USING (thread_id, checkpoint_id)
-    WHERE b.execution_id = %(id)s AND p.manifest IS NOT NULL
-) p LEFT JOIN commits c USING (manifest)
-WHERE (p.number, p.step, p.seq) < (%(number)s, %(step)s, %(seq)s)
-ORDER BY p.number DESC, p.step DESC, p.seq DESC LIMIT %(limit)s
+-- name: since_collection
+SELECT status, extract(epoch FROM now() - coalesce(ended_at, started_at))::float8 AS age_s
+FROM collections WHERE status <> 'ABANDONED' ORDER BY id DESC LIMIT 1

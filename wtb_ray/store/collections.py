@@ -15,6 +15,7 @@ from psycopg.rows import tuple_row
 from wtb_ray import errors, events
 from wtb_ray.db import Connection, Database
 from wtb_ray.model import Frozen
+from wtb_ray.states import CollectionStatus
 from wtb_ray.store.events import Entry, append_many
 from wtb_ray.store.sql import SQL
 from wtb_ray.store.transactions import transact
@@ -35,7 +36,7 @@ class Row(Frozen):
     """A collection."""
 
     id: int
-    status: str
+    status: CollectionStatus
     grace_s: float
     done: float
     """The share of the present stage."""
@@ -224,7 +225,7 @@ class Collections:
     async def finish(
         self, fence: Fence, id: int, counts: Mapping[str, Any], error: str | None, actor: str
     ) -> Row:
-        """Ends a collection and says so in the log; one that had an error has deleted nothing.
+        """Ends a collection; one that has deleted something says so in the log.
 
         Raises:
             Fenced: The lease is another collector's.
@@ -232,12 +233,14 @@ class Collections:
 
         async def work(conn: Connection) -> None:
             await _fenced(conn, fence)
-            params = {"id": id, "counts": orjson.dumps(counts).decode(), "error": error}
-            params["status"] = "DONE" if error is None else "FAILED"
+            params: dict[str, Any] = {"id": id, "error": error}
+            params["counts"] = orjson.dumps(counts).decode()
+            status = CollectionStatus.DONE if error is None else CollectionStatus.FAILED
+            params["status"] = str(status)
             row = await (await conn.execute(SQL["end_collection"], params)).fetchone()
             await conn.execute(SQL["end_sweeping"])
             await conn.execute(SQL["clear_condemned"])
-            if row is not None and error is None:
+            if row is not None and row["swept"]:
                 event = events.ObjectsCollected(
                     collection=id, marked=counts.get("marked", 0), **row
                 )
@@ -258,6 +261,11 @@ class Collections:
     async def newest(self, limit: int) -> list[Row]:
         """The newest collections, newest first."""
         return [_row(r) for r in await self._db.rows(SQL["newest_collections"], {"limit": limit})]
+
+    async def since(self) -> tuple[CollectionStatus, float] | None:
+        """Status of the newest collection, and how many seconds ago it ended or began."""
+        row = await self._db.row(SQL["since_collection"])
+        return None if row is None else (CollectionStatus(row["status"]), row["age_s"])
 
     async def damaged(self, digest: str, reason: str, *, actor: str) -> bool:
         """Writes down that an object is damaged or missing; False if that is known."""

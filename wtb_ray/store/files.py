@@ -63,6 +63,29 @@ class Kept(NamedTuple):
     manifest: str | None
 
 
+class Commit(Frozen):
+    """A file tree with the place that it belongs to."""
+
+    checkpoint_id: str
+    thread_id: str
+    number: int
+    """Of the branch."""
+    step: int
+    seq: int
+    """-1: the checkpoint's own; from 0 on: of a restore point at it."""
+    reason: str
+    manifest: str
+    created_at: datetime
+    files: int | None
+    bytes: int | None
+    """None: not weighed yet."""
+
+
+Place = tuple[int, int, int]
+"""Branch, step and restore point."""
+NEWEST: Final[Place] = ((1 << 31) - 1,) * 3
+
+
 class Files:
     """All changes and reads of the file trees of executions."""
 
@@ -103,6 +126,19 @@ class Files:
             await _execution(conn, execution_id)
             cursor = await conn.execute(SQL["restores_of_execution"], {"id": execution_id})
             return [Restore(**row) for row in await cursor.fetchall()]
+
+    async def commits(self, execution_id: str, limit: int, before: Place = NEWEST) -> list[Commit]:
+        """The file trees of an execution's own branches, abandoned ones included, newest first.
+
+        Raises:
+            UnknownExecution: There is none with this id.
+        """
+        number, step, seq = before
+        params = {"id": execution_id, "limit": limit, "number": number, "step": step, "seq": seq}
+        async with self._db.connection() as conn:
+            await _execution(conn, execution_id)
+            rows = await (await conn.execute(SQL["commits_of_execution"], params)).fetchall()
+        return [Commit(**row) for row in rows]
 
     async def record_restore(
         self,
