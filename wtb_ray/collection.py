@@ -34,6 +34,7 @@ import numpy as np
 
 from wtb_ray import errors, locks
 from wtb_ray.api import CollectionReport
+from wtb_ray.db import ended
 from wtb_ray.marking import Marker
 from wtb_ray.model import new_id
 from wtb_ray.objects import ObjectStore, Stored
@@ -296,17 +297,14 @@ class Collector:
     @asynccontextmanager
     async def _renewed(self, fence: Fence) -> AsyncIterator[None]:
         """Renews the lease beside the work; statements of the work notice when it is lost."""
-        over = asyncio.Event()  # a cancelled query may say that the database is away
-        task = asyncio.create_task(self._renew(fence, over))
+        task = asyncio.create_task(self._renew(fence))
         try:
             yield
         finally:
-            over.set()
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await ended(task)
 
-    async def _renew(self, fence: Fence, over: asyncio.Event) -> None:
-        while not over.is_set():
+    async def _renew(self, fence: Fence) -> None:
+        while True:
             await asyncio.sleep(self._ttl_s / 3)
             try:
                 await self._store.leases.hold(LEASE, fence.holder, fence.epoch, self._ttl_s)

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Final
 
 from wtb_ray import errors
+from wtb_ray.db import ended
 from wtb_ray.model import new_id
 from wtb_ray.objects import GUARD
 from wtb_ray.store.holds import ByRunner, Holding
@@ -75,7 +76,6 @@ class Holds:
         self._current: Session | None = None
         self._reads: set[str] = set()
         self._beginning = asyncio.Lock()
-        self._closed = False
         self._keeper: asyncio.Task[None] | None = None
 
     async def begin(self) -> Session:
@@ -151,10 +151,8 @@ class Holds:
 
     async def close(self) -> None:
         """Gives back what nobody uses any more; what is still used runs out."""
-        self._closed = True  # a cancelled query may say that the database is away
         if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
+            await ended(self._keeper)
         try:
             await self._end_unused()
         except errors.Unavailable as e:
@@ -165,7 +163,7 @@ class Holds:
             self._keeper = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
-        while (self._sessions or self._reads) and not self._closed:
+        while self._sessions or self._reads:
             await asyncio.sleep(self._ttl_s / 3)
             try:
                 await self._round()

@@ -13,7 +13,7 @@ from typing import Final
 from wtb_ray import errors, files, telemetry
 from wtb_ray.api import CollectionReport, RehashReport
 from wtb_ray.collection import Collector
-from wtb_ray.db import Database
+from wtb_ray.db import Database, ended
 from wtb_ray.mending import Mender
 from wtb_ray.objects import ObjectStore
 from wtb_ray.settings import Settings, configuration
@@ -52,7 +52,11 @@ class FileTracker:
             mirror=self._mirror,
             rate_mb_s=settings.rehash_mb_s,
         )
-        self._loop = asyncio.create_task(self._run())
+        every_s = settings.gc_every_s
+        self._loops = [
+            self._again_and_again(self._collect_if_due, min(LOOK_S, every_s or LOOK_S), "collect"),
+            self._again_and_again(self._weigh, WEIGH_S, "weigh"),
+        ]
 
     async def configured(self) -> str:
         """A digest of the settings that this actor was made with."""
@@ -60,8 +64,7 @@ class FileTracker:
 
     async def close(self) -> None:
         """Ends its loop; a collection under way is cut off."""
-        self._loop.cancel()
-        await asyncio.gather(self._loop, return_exceptions=True)
+        await ended(*self._loops)
         for objects in (self._objects, self._mirror):
             if objects is not None:
                 await objects.aclose()
@@ -104,20 +107,16 @@ class FileTracker:
         await self._db.open()
         return await self._mender.repair(digest)
 
-    async def _run(self) -> None:
-        await self._db.open()
-        every_s = self._settings.gc_every_s
-        await asyncio.gather(
-            self._again_and_again(self._collect_if_due, min(LOOK_S, every_s or LOOK_S), "collect"),
-            self._again_and_again(self._weigh, WEIGH_S, "weigh"),
-        )
-
-    async def _again_and_again(
+    def _again_and_again(
         self, do: Callable[[], Awaitable[None]], pause_s: float, action: str
-    ) -> None:
+    ) -> "asyncio.Task[None]":
+        return asyncio.create_task(self._repeat(do, pause_s, action))
+
+    async def _repeat(self, do: Callable[[], Awaitable[None]], pause_s: float, action: str) -> None:
         while True:
             await asyncio.sleep(pause_s)
             try:
+                await self._db.open()
                 await do()
             except (errors.Unavailable, errors.Conflict, errors.Fenced) as e:
                 log.warning("%s: %s", action, e, extra={"action": action})

@@ -19,7 +19,7 @@ from wtb_ray import errors, telemetry
 from wtb_ray.actors.cellar import Cellar
 from wtb_ray.actors.runners import Runners
 from wtb_ray.actors.sweeping import sweep_host
-from wtb_ray.db import Database
+from wtb_ray.db import Database, ended
 from wtb_ray.holds import Holds
 from wtb_ray.model import Runner
 from wtb_ray.objects import ObjectStore
@@ -65,10 +65,7 @@ class ActorLifecycle:
 
     async def close(self) -> None:
         """Ends its loop."""
-        tasks = (self._loop, *self._ending.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await ended(self._loop, *self._ending.values())
         self._workspaces.close()
         await self._holds.close()
         await self._objects.aclose()

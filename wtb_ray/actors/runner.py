@@ -29,7 +29,7 @@ from wtb_ray.actors.performer import Performer
 from wtb_ray.actors.sweeping import sweep_host
 from wtb_ray.actors.tracking import Tracking
 from wtb_ray.api import NodeOutcome
-from wtb_ray.db import Database, GroupCommit
+from wtb_ray.db import Database, GroupCommit, ended
 from wtb_ray.events import RunnerLagged
 from wtb_ray.holds import Holds
 from wtb_ray.model import (
@@ -258,9 +258,7 @@ class VariantRunner:
     async def close(self) -> None:
         """Lets go of the database; for a runner that has drained or is given up."""
         self._unclaimed.cancel()
-        for watch in self._watching:
-            watch.cancel()
-        await asyncio.gather(*self._watching, return_exceptions=True)
+        await ended(*self._watching)
         await self._holds.close()
         await self._objects.aclose()
         await self._db.close()

@@ -27,8 +27,7 @@ Exit codes:
   0    ok
   1    error: one line on stderr says what, where and why
   2    the command was not used as it is meant
-  3    a run or batch ended without a result (--strict: a cell failed); audit verify: tampered with;
-       files: damaged, or not done
+  3    a run or batch ended without a result (--strict: a cell failed); audit: tampered with; files: damaged
   130  interrupted; what was started on the bench goes on
 
 \b
