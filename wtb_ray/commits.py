@@ -217,9 +217,9 @@ class _Trial:
     async def run(self, database: db.Database) -> None:
         async with database.connection() as conn, conn.pipeline(), conn.transaction():
             cursor = conn.cursor(row_factory=tuple_row)
-            wanted = await self._fence(cursor)
-            leases = await self._leases(cursor)
-            self.outcomes = [_outcome(item, wanted, leases) for item in self._items]
+            unleased = await self._unleased(cursor)
+            wanted = await self._fence(cursor, unleased)
+            self.outcomes = [_outcome(item, wanted, unleased) for item in self._items]
             held = [
                 item
                 for item, outcome in zip(self._items, self.outcomes, strict=True)
@@ -231,19 +231,20 @@ class _Trial:
             row = await cursor.fetchone()
             self.xid = row[0] if row else None
 
-    async def _leases(self, cursor: Cursor) -> set[str]:
-        """Those of the group that stand; whoever ends one of them waits for this transaction."""
+    async def _unleased(self, cursor: Cursor) -> set[str]:
+        """Leases of the group that have run out; whoever ends another waits for this transaction."""
         wanted = {item.lease for item in self._items if isinstance(item, Put) and item.lease}
         if not wanted:
             return set()
         await cursor.execute(SQL["leases"], (sorted(wanted),))
-        return {id async for (id,) in cursor}
+        return wanted - {id async for (id,) in cursor}
 
-    async def _fence(self, cursor: Cursor) -> dict[Claim, str]:
+    async def _fence(self, cursor: Cursor, unleased: set[str]) -> dict[Claim, str]:
         heads: dict[Claim, tuple[str | None, int | None]] = {}
         for item in self._items:
             if item.claim is not None:
-                step = item.step if isinstance(item, Put) else None
+                stored = isinstance(item, Put) and item.lease not in unleased
+                step = item.step if isinstance(item, Put) and stored else None
                 heads[item.claim] = step.head if step else heads.get(item.claim, (None, None))
         if not heads:
             return {}
@@ -301,10 +302,10 @@ def _tables(items: Sequence[Item]) -> Iterator[tuple[str, list[arrays.Column]]]:
             yield name, arrays.columns(KINDS[name], rows)
 
 
-def _outcome(item: Item, wanted: dict[Claim, str], leases: set[str]) -> Outcome:
+def _outcome(item: Item, wanted: dict[Claim, str], unleased: set[str]) -> Outcome:
     if item.claim and item.claim not in wanted:
         return _lost(item)
-    if isinstance(item, Put) and item.lease and item.lease not in leases:
+    if isinstance(item, Put) and item.lease in unleased:
         return errors.Unavailable(
             f"the files of {item.thread_id} took so long that some may be gone again",
             reason="lease",
