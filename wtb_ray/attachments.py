@@ -8,7 +8,8 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 from langchain_core.runnables import RunnableConfig
-from langgraph.checkpoint.base import Checkpoint, CheckpointMetadata
+from langgraph._internal._constants import ERROR_SOURCE_NODE
+from langgraph.checkpoint.base import WRITES_IDX_MAP, Checkpoint, CheckpointMetadata
 from langgraph.checkpoint.serde.types import ERROR, INTERRUPT
 from langgraph.constants import START
 from langgraph.types import Interrupt
@@ -23,6 +24,14 @@ SEPARATOR: Final = "\x1f"
 LONGEST_ERROR: Final = 2_000
 
 Tasks = tuple[tuple[str, str], ...]
+
+
+class Lease(NamedTuple):
+    """Under which objects are stored that a row is to name."""
+
+    id: str
+    release: Callable[[], None]
+    """To be called when that row is committed, or never will be."""
 
 
 class Boundary(NamedTuple):
@@ -67,6 +76,8 @@ class Attachment:
     )
     snapshot: Callable[[CheckpointMetadata], Awaitable[str | None]] | None = None
     """Keeps the files that belong to a root checkpoint; gives their manifest."""
+    lease: Lease | None = None
+    """Under which the newest snapshot was stored, until the saver takes it."""
     on_wanted: Callable[[str], None] | None = None
     """Called when a commit says that the execution is wanted to do something else than run."""
     on_breakpoints: Callable[[Sequence[str]], None] | None = None
@@ -95,6 +106,28 @@ class Attachment:
         self.newest = self.head
         self.namespaces: set[str] = set()
         self.last: asyncio.Future[str] | None = None
+
+    def note(self, ns: str, future: "asyncio.Future[str]") -> None:
+        """A checkpoint is on its way to be committed."""
+        self.last = future
+        if ns:
+            self.namespaces.add(ns)
+            self.within = True
+        else:
+            self.let_go(future)
+
+    def let_go(self, after: "asyncio.Future[str] | None" = None) -> None:
+        """Releases the lease of the newest snapshot, at once or when its commit has ended.
+
+        A cancelled run leaves its items to be committed, so that it must not end with the run.
+        """
+        lease, self.lease = self.lease, None
+        if lease is None:
+            return
+        if after is None:
+            lease.release()
+        else:
+            after.add_done_callback(lambda _: lease.release())
 
     def takes(self, task_id: str, checkpoint_id: str) -> bool:
         """Whether what a root task wrote at this checkpoint is of use to anybody.
@@ -197,6 +230,18 @@ class Attachment:
         self.steps += head[1] > 0
         self.errors, self.finished, self.interrupts, self.within = {}, {}, {}, False
         self.step_started = time.monotonic()
+
+
+def without_output_of_failed(writes: Sequence[tuple[str, Any]]) -> Sequence[tuple[str, Any]]:
+    """What counts of a task's writes: one that failed after its node returned has not finished.
+
+    LangGraph stores the node's output beside the error of its router, and would take the node for
+    finished when the execution goes on: its routes would never run.
+    """
+    channels_written = {channel for channel, _ in writes}
+    if ERROR not in channels_written or ERROR_SOURCE_NODE in channels_written:
+        return writes
+    return [write for write in writes if write[0] in WRITES_IDX_MAP]
 
 
 def _shown(error: Any) -> str:

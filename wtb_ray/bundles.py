@@ -107,6 +107,22 @@ def unpack(data: bytes, digest: str, directory: Path, max_mb: int = BUNDLE_MAX_M
     return target
 
 
+def repacked(folder: Path) -> bytes:
+    """The archive that an unpacked folder was, if it was packed by the SDK and nobody changed it.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    names = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
+    markers = [name for name in (BUNDLE_MAIN, BUNDLE_PATHS) if name in names]
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
+        for name in [*markers, *sorted(names.keys() - set(markers))]:
+            executable = bool(names[name].stat().st_mode & 0o100)
+            bundle_names.add(archive, name, names[name].read_bytes(), executable=executable)
+    return out.getvalue()
+
+
 def activate(path: Path) -> None:
     """Make an unpacked bundle importable in this process, which serves this bundle alone.
 

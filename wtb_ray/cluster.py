@@ -19,6 +19,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 from wtb_ray import errors
 from wtb_ray.actors import postgres
 from wtb_ray.actors.audit import AuditSink
+from wtb_ray.actors.files import FileTracker
 from wtb_ray.actors.integrity import IntegrityChecker
 from wtb_ray.actors.lifecycle import ActorLifecycle
 from wtb_ray.actors.postgres import EmbeddedPostgres
@@ -47,7 +48,7 @@ RUNNER: Final[dict[str, Any]] = {
     "max_task_retries": 0,
     "max_concurrency": 1000,
 }
-SHUTDOWN_ORDER: Final = ("scheduler", "lifecycle", "integrity")
+SHUTDOWN_ORDER: Final = ("scheduler", "lifecycle", "integrity", "files")
 """They end first; the audit ends behind the runners, since it seals what those have written."""
 START_TIMEOUT_S: Final = 60.0
 SHUTDOWN: Final = "shutdown"
@@ -119,7 +120,8 @@ def ensure_singletons(settings: Settings, url: str) -> None:
         ("scheduler", BatchScheduler, (settings, url, runners)),
         ("lifecycle", ActorLifecycle, (settings, url, runners)),
         ("audit", AuditSink, (settings, url)),
-        ("integrity", IntegrityChecker, (settings, url, runners)),
+        ("integrity", IntegrityChecker, (settings, url, runners, repaired)),
+        ("files", FileTracker, (settings, url)),
     )
     makers = {
         name: partial(ray.remote(cls).options(**SINGLETON, name=name).remote, *arguments)
@@ -149,23 +151,28 @@ async def wake_scheduler() -> None:
         handle.wake.remote()
 
 
-async def ask_integrity(method: str, *args: Any) -> Any:
-    """What a method of the integrity checker gives.
+async def ask(name: str, method: str, *args: Any) -> Any:
+    """What a method of a singleton gives: of `files`, or of `integrity`.
 
     Raises:
         WTBError: What it raised.
-        Unavailable: It is not there, or died over it.
+        Unavailable: It is not there, or died over it; it comes back by itself.
     """
-    handle = await asyncio.to_thread(find, "integrity")
+    handle = await asyncio.to_thread(find, name)
     if handle is None:
-        raise errors.Unavailable("the integrity checker is not there", reason="integrity")
+        raise errors.Unavailable(f"the actor {name} is not there", reason=name)
     try:
         return await getattr(handle, method).remote(*args)
     except RayError as e:
         cause = unwrap(e)
         if isinstance(cause, errors.WTBError):
             raise cause from e
-        raise errors.Unavailable(f"the integrity checker failed: {cause}") from e
+        raise errors.Unavailable(f"{method} of {name} failed: {cause}", reason=name) from e
+
+
+async def repaired(digest: str) -> bool:
+    """Has the file tracker repair an object from another copy; whether there was one."""
+    return await ask("files", "repair", digest) is not None
 
 
 class RayWorker:
@@ -336,7 +343,7 @@ class RayRunners:
 
 
 def shutdown(settings: Settings) -> None:
-    """Ends every actor of ours in the order scheduler, lifecycle, integrity, runners, audit, Postgres.
+    """Ends every actor of ours in the order scheduler, lifecycle, integrity, files, runners, audit, Postgres.
 
     What runs goes on to its next boundary, for as long as the settings say, and is given back; what
     is cut off then goes on from its last one, and it is not held against it.

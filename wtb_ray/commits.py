@@ -85,6 +85,8 @@ class Put(Item):
     parent: str | None = None
     blobs: list[Row] = field(default_factory=list)
     step: Step | None = None
+    lease: str | None = None
+    """Under which the files of the step are stored: it is stored only while that stands."""
 
 
 @dataclass(slots=True)
@@ -215,23 +217,34 @@ class _Trial:
     async def run(self, database: db.Database) -> None:
         async with database.connection() as conn, conn.pipeline(), conn.transaction():
             cursor = conn.cursor(row_factory=tuple_row)
-            wanted = await self._fence(cursor)
-            self.outcomes = [
-                _lost(item) if item.claim and item.claim not in wanted else _of(item, wanted)
-                for item in self._items
+            unleased = await self._unleased(cursor)
+            wanted = await self._fence(cursor, unleased)
+            self.outcomes = [_outcome(item, wanted, unleased) for item in self._items]
+            held = [
+                item
+                for item, outcome in zip(self._items, self.outcomes, strict=True)
+                if not isinstance(outcome, Exception)
             ]
-            held = [item for item in self._items if not item.claim or item.claim in wanted]
             for name, columns in _tables(held):
                 await conn.execute(SQL[name], columns)
             await cursor.execute(SQL["xid"])
             row = await cursor.fetchone()
             self.xid = row[0] if row else None
 
-    async def _fence(self, cursor: Cursor) -> dict[Claim, str]:
+    async def _unleased(self, cursor: Cursor) -> set[str]:
+        """Leases of the group that have run out; whoever ends another waits for this transaction."""
+        wanted = {item.lease for item in self._items if isinstance(item, Put) and item.lease}
+        if not wanted:
+            return set()
+        await cursor.execute(SQL["leases"], (sorted(wanted),))
+        return wanted - {id async for (id,) in cursor}
+
+    async def _fence(self, cursor: Cursor, unleased: set[str]) -> dict[Claim, str]:
         heads: dict[Claim, tuple[str | None, int | None]] = {}
         for item in self._items:
             if item.claim is not None:
-                step = item.step if isinstance(item, Put) else None
+                stored = isinstance(item, Put) and item.lease not in unleased
+                step = item.step if isinstance(item, Put) and stored else None
                 heads[item.claim] = step.head if step else heads.get(item.claim, (None, None))
         if not heads:
             return {}
@@ -289,7 +302,14 @@ def _tables(items: Sequence[Item]) -> Iterator[tuple[str, list[arrays.Column]]]:
             yield name, arrays.columns(KINDS[name], rows)
 
 
-def _of(item: Item, wanted: dict[Claim, str]) -> str:
+def _outcome(item: Item, wanted: dict[Claim, str], unleased: set[str]) -> Outcome:
+    if item.claim and item.claim not in wanted:
+        return _lost(item)
+    if isinstance(item, Put) and item.lease in unleased:
+        return errors.Unavailable(
+            f"the files of {item.thread_id} took so long that some may be gone again",
+            reason="lease",
+        )
     return wanted[item.claim] if item.claim else "run"
 
 

@@ -41,6 +41,8 @@ LIVENESS: Final[dict[str, Any]] = {
 """A server that is gone without a word is noticed within seconds; the system's own wait is hours."""
 IDLE_CHECK_S: Final = 1.0
 """A connection that was not used for this long is tried before it is given out."""
+AGAIN_S: Final = 1.0
+"""How long a cancelled task is waited for before it is cancelled once more."""
 MIGRATION_LOCK: Final = 0x777462  # "wtb"
 
 
@@ -137,6 +139,20 @@ class Database:
         """The first row of one statement, or None."""
         async with self.connection() as conn:
             return await (await conn.execute(sql, params)).fetchone()
+
+
+async def ended(*tasks: "asyncio.Task[Any]") -> None:
+    """Cancels tasks until they have ended; what they raise is lost.
+
+    Once is not enough: an answer of the database that comes at the same moment swallows it, as
+    `asyncio.wait_for` does up to Python 3.11.
+    """
+    left = {task for task in tasks if not task.done()}
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=AGAIN_S)
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 Item = TypeVar("Item")

@@ -386,6 +386,27 @@ class RunnerLagged(Event):
     nodes: list[str]
 
 
+class ObjectsCollected(Event):
+    type: Literal["objects.collected"] = "objects.collected"
+    collection: int
+    marked: int
+    """Objects that can be reached."""
+    swept: int
+    swept_bytes: int
+
+
+class ObjectsDamaged(Event):
+    type: Literal["objects.damaged"] = "objects.damaged"
+    digest: str
+    reason: str
+
+
+class ObjectsRepaired(Event):
+    type: Literal["objects.repaired"] = "objects.repaired"
+    digest: str
+    source: str
+
+
 class LeaderboardComputed(Event):
     type: Literal["leaderboard.computed"] = "leaderboard.computed"
     digest: str
@@ -464,7 +485,10 @@ AnyEvent = Annotated[
     | RunnerLagged
     | LeaderboardComputed
     | IntegrityChecked
-    | IntegrityRepaired,
+    | IntegrityRepaired
+    | ObjectsCollected
+    | ObjectsDamaged
+    | ObjectsRepaired,
     Field(discriminator="type"),
 ]
 

@@ -9,16 +9,19 @@ import asyncio
 import base64
 import binascii
 import difflib
+import logging
+import re
+from collections import Counter
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from typing import Final
 
 from wtb_ray import errors, manifests
-from wtb_ray.api import Page, RestoredTrash, TrashRestoreRequest
+from wtb_ray.api import CommitEntry, Page, RestoredTrash, TrashRestoreRequest
 from wtb_ray.manifests import EMPTY, Change, Entry, shown
 from wtb_ray.model import FileChange, FileEntry, TrashedFile
 from wtb_ray.objects import ObjectStore
 from wtb_ray.store import Store
-from wtb_ray.store.files import Restore
+from wtb_ray.store.files import NEWEST, Place, Restore
 
 TEXT_BYTES: Final = 128 << 10
 TEXT_LINES: Final = 2_000
@@ -29,6 +32,10 @@ AHEAD: Final = 64
 """Directories that are fetched at a time."""
 
 Parts = tuple[str, ...]
+Weight = tuple[int, int]
+"""Files and bytes."""
+
+log = logging.getLogger(__name__)
 
 
 async def listing(
@@ -231,6 +238,71 @@ def _trashed(restore: Restore, path: str, entry: Entry) -> TrashedFile:
     )
 
 
+async def weight(objects: ObjectStore, manifest: str) -> tuple[int, int]:
+    """How many files and links a tree has, and how many bytes.
+
+    Raises:
+        UnknownObject: A directory object is missing.
+        ObjectCorrupt: A directory object is damaged.
+    """
+    files, size = 0, sum(entry.size for entry in await manifests.directory(objects, manifest))
+    level = Counter([manifest])
+    while level:
+        listings = await manifests.directories(objects, level)
+        below: Counter[str] = Counter()
+        for digest, times in level.items():
+            for entry in listings[digest]:
+                if entry.kind == "dir":
+                    below[entry.value] += times
+                else:
+                    files += times
+        level = below
+    return files, size
+
+
+async def weigh(store: Store, objects: ObjectStore, found: Iterable[str]) -> dict[str, Weight]:
+    """Weighs trees and writes that down; those that cannot be read are left out."""
+    weights = {}
+    for manifest in dict.fromkeys(found):
+        try:
+            weights[manifest] = await weight(objects, manifest)
+        except (errors.UnknownObject, errors.ObjectCorrupt) as e:
+            log.warning("tree %s cannot be read: %s", manifest, e, extra={"action": "weigh"})
+    if weights:
+        await store.collections.weigh(weights)
+    return weights
+
+
+async def commits(
+    store: Store, objects: ObjectStore, execution_id: str, limit: int, after: str | None
+) -> Page[CommitEntry]:
+    """The trees of an execution's checkpoints with their weights, newest first.
+
+    Raises:
+        UnknownExecution: There is none with this id.
+        InvalidRequest: `after` is no cursor.
+    """
+    rows = await store.files.commits(execution_id, limit + 1, _place_before(after))
+    new = (row.manifest for row in rows[:limit] if row.files is None)
+    weights = await weigh(store, objects, new)
+    items = []
+    for row in rows[:limit]:
+        files, size = weights.get(row.manifest, (row.files, row.bytes))
+        fields = row.model_dump(exclude={"number", "files", "bytes"})
+        items.append(CommitEntry(**fields, files=files, bytes=size))
+    last = rows[limit - 1] if len(rows) > limit else None
+    return Page(items=items, next=last and f"{last.number}.{last.step}.{last.seq}")
+
+
+def _place_before(after: str | None) -> Place:
+    if after is None:
+        return NEWEST
+    match = re.fullmatch(r"(\d{1,9})\.(-?\d{1,9})\.(-?\d{1,9})", after, re.ASCII)
+    if match is None:
+        raise _bad_cursor(after)
+    return int(match[1]), int(match[2]), int(match[3])
+
+
 async def restore_trash(
     store: Store,
     objects: ObjectStore,
@@ -238,10 +310,12 @@ async def restore_trash(
     request: TrashRestoreRequest,
     *,
     actor: str,
+    lease: str | None = None,
 ) -> RestoredTrash:
     """Brings displaced files back, beside what the execution has now; a file of today gives way.
 
-    Bringing back what is there already changes nothing.
+    Bringing back what is there already changes nothing. What has to be stored is stored under
+    `lease`.
 
     Raises:
         NotFound: There is no such restore (`UnknownFile`: it did not displace such a path).
@@ -262,7 +336,7 @@ async def restore_trash(
     manifest = await manifests.replaced(objects, present, await _beside(objects, present, chosen))
     paths = [shown(path) for path, _ in chosen]
     head = await store.files.restore_trash(
-        execution_id, present, manifest, request.restore_id, paths, actor=actor
+        execution_id, present, manifest, request.restore_id, paths, actor=actor, lease=lease
     )
     return RestoredTrash(
         execution_id=execution_id,

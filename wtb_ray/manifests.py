@@ -20,7 +20,7 @@ from weakref import WeakKeyDictionary
 
 from wtb_ray import errors
 from wtb_ray.model import FileEntry
-from wtb_ray.objects import ObjectStore
+from wtb_ray.objects import ObjectStore, generation
 
 Kind = Literal["file", "dir", "link"]
 
@@ -215,8 +215,30 @@ def leaves(target: str, below: str) -> bool:
 
 
 def remembered(objects: ObjectStore, digest: str) -> bool:
-    """Whether a directory object was read or stored here lately."""
-    return _memory(objects).get(digest) is not None
+    """Whether a directory object was read or stored here in this generation of the store."""
+    return _memory(objects).seen(digest)
+
+
+async def objects_of(objects: ObjectStore, manifest: str) -> set[str]:
+    """The digests of all objects of a tree, read anew.
+
+    Raises:
+        UnknownObject: A directory object is missing.
+        ObjectCorrupt: A directory object is damaged.
+    """
+    found: set[str] = set()
+    level = {manifest} - {EMPTY}
+    while level:
+        found |= level
+        below: set[str] = set()
+        async for digest, data in objects.get_many(sorted(level)):
+            for entry in await _parsed(digest, data):
+                if entry.kind == "dir":
+                    below.add(entry.value)
+                elif entry.kind == "file":
+                    found.add(entry.value)
+        level = below - found - {EMPTY}
+    return found
 
 
 def forget(objects: ObjectStore) -> None:
@@ -231,6 +253,7 @@ class _Memory:
 
     def __init__(self) -> None:
         self._listings: OrderedDict[str, Entries] = OrderedDict()
+        self._generations: dict[str, int | None] = {}
         self._held = 0
 
     def get(self, digest: str) -> Entries | None:
@@ -239,13 +262,18 @@ class _Memory:
             return self._listings[digest]
         return None
 
+    def seen(self, digest: str) -> bool:
+        return self.get(digest) is not None and self._generations[digest] == generation()
+
     def put(self, digest: str, listing: Entries) -> None:
+        self._generations[digest] = generation()
         if digest in self._listings:
             return
         self._listings[digest] = listing
         self._held += len(listing) + 1
         while self._held > self.LIMIT:
-            _, dropped = self._listings.popitem(last=False)
+            gone, dropped = self._listings.popitem(last=False)
+            del self._generations[gone]
             self._held -= len(dropped) + 1
 
 

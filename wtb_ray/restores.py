@@ -16,6 +16,7 @@ cache does not outlive a boot; the journal and all objects are.
 
 import errno
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -29,8 +30,10 @@ from typing import Final
 from wtb_ray import errors, manifests, moves
 from wtb_ray.manifests import EMPTY, Entry, shown
 from wtb_ray.moves import Plan, refused
-from wtb_ray.objects import ObjectStore
+from wtb_ray.objects import GUARD, ObjectStore
 from wtb_ray.snapshots import Snapshots, run
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +92,15 @@ class Restores:
         """
         with _translated():
             await run(self._executor, self._root.mkdir, parents=True, exist_ok=True)
-            before = await run(self._executor, self._read_intent)
+            before = await self._still_stored(await run(self._executor, self._read_intent))
         present = await self._capture()
         intent = await self._extended(before, present, target)
         plan = await self._plan(present, target, before)
+        protection = None
         if plan is not None:
             with _translated():
                 await self._fetch(plan)
+                protection = await self._protect(intent)
                 await run(self._executor, self._write_intent, intent)
             await self._apply(plan, present, before, intent)
         displaced = [kept for kept in intent.displaced if kept not in (EMPTY, target)]
@@ -109,9 +114,29 @@ class Restores:
         if witness is not None and (plan is not None or displaced):
             await witness(done)
         await run(self._executor, self._close)
+        if protection is not None and (guard := GUARD.get()) is not None:
+            await guard.unprotect(protection)
         return done
 
     # --- what is there ---
+
+    async def _protect(self, intent: Intent) -> str | None:
+        """Nothing but the journal names what is displaced, until the witness has recorded it."""
+        guard, displaced = GUARD.get(), set(intent.displaced) - {EMPTY}
+        return await guard.protect(displaced) if guard is not None and displaced else None
+
+    async def _still_stored(self, journal: Intent) -> Intent:
+        """The journal without displaced trees that have gone: it may have lain here for long."""
+        kept = []
+        for manifest in journal.displaced:
+            try:
+                wanted = await manifests.objects_of(self._objects, manifest)
+                if await self._objects.secured(wanted):
+                    raise errors.UnknownObject(f"objects of {manifest} are missing")
+                kept.append(manifest)
+            except _DAMAGED as e:
+                log.warning("what was displaced is lost: %s", e, extra={"action": "restore"})
+        return Intent(tuple(kept), journal.targets)
 
     async def _capture(self) -> str:
         try:

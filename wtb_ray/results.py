@@ -41,6 +41,7 @@ from wtb_ray.model import Batch, digest
 from wtb_ray.objects import ObjectStore
 from wtb_ray.states import TERMINAL_CELL, BatchStatus, CellStatus
 from wtb_ray.store import Store
+from wtb_ray.store.holds import still_held
 
 log = logging.getLogger(__name__)
 
@@ -101,9 +102,16 @@ class _Rows:
 
 
 async def export(
-    db: Database, objects: ObjectStore, batch_id: str, *, at_least: int = 1
+    db: Database,
+    objects: ObjectStore,
+    batch_id: str,
+    *,
+    at_least: int = 1,
+    lease: str | None = None,
 ) -> list[Part]:
     """Seals the ended cells that are in no part yet; gives the parts that it made.
+
+    They are stored under `lease`.
 
     Any number may run at once: a cell is registered by one of them. With fewer cells than
     `at_least` nothing is done.
@@ -120,7 +128,7 @@ async def export(
         if rows.cells.height < max(at_least, 1):
             return made
         data = await asyncio.to_thread(_encoded, rows, batch_id)
-        part = await _register(db, batch_id, rows, await objects.put(data), len(data))
+        part = await _register(db, batch_id, rows, await objects.put(data), len(data), lease)
         made += [part] if part else []
 
 
@@ -250,7 +258,7 @@ def _as_rows(cells: Sequence[tuple[Any, ...]], scores: Sequence[tuple[Any, ...]]
 
 
 async def _register(
-    db: Database, batch_id: str, rows: _Rows, digest: str, size: int
+    db: Database, batch_id: str, rows: _Rows, digest: str, size: int, lease: str | None
 ) -> Part | None:
     """Registers those cells of a stored part that are still as they were read, and in no part."""
     params: dict[str, Any] = {
@@ -261,6 +269,7 @@ async def _register(
         "versions": rows.versions,
     }
     async with db.transaction() as conn:
+        await still_held(conn, lease)
         await conn.execute(SQL["lock_batch"], params)
         kept = await (await conn.execute(SQL["still_as_read"], params)).fetchall()
         if not kept:

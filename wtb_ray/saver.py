@@ -18,7 +18,6 @@ from typing import Any, Final, TypeVar, cast
 
 import orjson
 from langchain_core.runnables import RunnableConfig
-from langgraph._internal._constants import ERROR_SOURCE_NODE
 from langgraph.checkpoint.base import (
     WRITES_IDX_MAP,
     ChannelVersions,
@@ -35,7 +34,7 @@ from psycopg import AsyncCursor
 from psycopg.rows import DictRow, dict_row
 
 from wtb_ray import channels, errors, secret_values
-from wtb_ray.attachments import SEPARATOR, Attachment, Boundary
+from wtb_ray.attachments import SEPARATOR, Attachment, Boundary, without_output_of_failed
 from wtb_ray.commits import SQL, Claim, Commits, Put, Row, Writes
 from wtb_ray.db import Database
 from wtb_ray.serde import Serializer
@@ -157,18 +156,20 @@ class Saver(BasePostgresSaver):
         ended, manifest = time.monotonic(), None
         if attachment is not None and attachment.snapshot is not None and not ns:
             manifest = await attachment.snapshot(metadata)
-        self._raise_failed(thread_id, attachment)
-        item = self._put(config, checkpoint, metadata, new_versions, attachment)
-        if attachment is not None:
-            if ns:
-                attachment.namespaces.add(ns)
-                attachment.within = True
-            else:
+        try:
+            self._raise_failed(thread_id, attachment)
+            item = self._put(config, checkpoint, metadata, new_versions, attachment)
+            if attachment is not None and not ns:
                 following = attachment.boundary(checkpoint, metadata, config)
                 item.step = attachment.step(checkpoint, metadata, following, ended, manifest)
-        future = self._shared.commits.submit(item)
+                item.lease = attachment.lease.id if attachment.lease is not None else None
+            future = self._shared.commits.submit(item)
+        except BaseException:
+            if attachment is not None and not ns:
+                attachment.let_go()
+            raise
         if attachment is not None:
-            attachment.last = future
+            attachment.note(ns, future)
             breakpoints = await self._settle(attachment, future)
             if item.step is not None:
                 attachment.stored(item.step.head)
@@ -229,7 +230,7 @@ class Saver(BasePostgresSaver):
             if not ns and not attachment.takes(task_id, checkpoint_id):
                 return
             attachment.within = True
-            writes = _without_output_of_failed(writes)
+            writes = without_output_of_failed(writes)
         try:
             rows = [
                 self._write_row(index, channel, value, task_id, task_path, attachment)
@@ -449,18 +450,6 @@ class Saver(BasePostgresSaver):
 
     def delete_thread(self, thread_id: str) -> None:
         self._wait(self.adelete_thread(thread_id))
-
-
-def _without_output_of_failed(writes: Sequence[tuple[str, Any]]) -> Sequence[tuple[str, Any]]:
-    """What counts of a task's writes: one that failed after its node returned has not finished.
-
-    LangGraph stores the node's output beside the error of its router, and would take the node for
-    finished when the execution goes on: its routes would never run.
-    """
-    channels_written = {channel for channel, _ in writes}
-    if ERROR not in channels_written or ERROR_SOURCE_NODE in channels_written:
-        return writes
-    return [write for write in writes if write[0] in WRITES_IDX_MAP]
 
 
 def _run_of(thread_id: str, attachment: Attachment | None) -> Claim | str:

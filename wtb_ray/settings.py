@@ -108,6 +108,14 @@ class Settings(BaseSettings):
     """How often a process looks for new events."""
     audit_key: SecretStr | None = None
     """Key of the audit seals; earlier keys, which only check, after commas. Unset: a file in `data_dir`."""
+    gc_every_s: NonNegativeFloat = 6 * 3600.0
+    """How often stored objects that nothing names are deleted; 0: only when somebody asks for it."""
+    gc_grace_s: NonNegativeFloat = 86_400.0
+    """How long an object that nothing names is left after it was written, by the store's clock."""
+    rehash_mb_s: PositiveFloat = 32.0
+    """The most that checking stored objects reads, in MiB a second."""
+    objects_mirror_url: str | None = None
+    """An fsspec URL of a copy of the object store, from which damaged objects are repaired."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Level of the bench's own log lines."""
 

@@ -17,7 +17,7 @@ from typing import Final, ParamSpec, TypeVar
 from wtb_ray import errors, manifests, scans
 from wtb_ray.listings import Listers
 from wtb_ray.manifests import EMPTY, Entries, Entry
-from wtb_ray.objects import ObjectStore
+from wtb_ray.objects import ObjectStore, generation
 from wtb_ray.scans import Directory, Known, Moved, Rules, Scan, Unread
 
 P = ParamSpec("P")
@@ -68,6 +68,8 @@ class Snapshots:
         """What is known to be stored, by directory."""
         self.placed: dict[str, Known] = {}
         """Files that a restore has put there since."""
+        self.generation: int | None = None
+        """Of the store, in which these were known to be stored."""
         self._rules = rules
         self._objects = objects
         self._executor = executor
@@ -85,6 +87,7 @@ class Snapshots:
         """
         began = time.perf_counter()
         sent = _Sent()
+        await self._look_again()
         for attempt in range(_ATTEMPTS):
             try:
                 found = await self._scan()
@@ -113,6 +116,23 @@ class Snapshots:
         """Of the newest snapshot."""
         top = self.tree.get("")
         return top.entry.value if top is not None and top.entry is not None else EMPTY
+
+    async def _look_again(self) -> None:
+        """Forgets what is not stored any more: unnamed objects may have gone with a generation."""
+        if self.generation == generation():
+            return
+        lost = set(await self._objects.secured(self._relied()))
+        if lost:
+            self.tree = {path: _without(known, lost) for path, known in self.tree.items()}
+            self.placed = {
+                path: known for path, known in self.placed.items() if known[1].value not in lost
+            }
+        self.generation = generation()
+
+    def _relied(self) -> Iterator[str]:
+        for directory in self.tree.values():
+            yield from _objects_of(directory)
+        yield from (entry.value for _, entry in self.placed.values() if entry.kind == "file")
 
     async def _scan(self) -> Scan:
         known = self.tree, self.placed
@@ -144,8 +164,10 @@ class Snapshots:
             waiting = await run(self._executor, self._read, found, batch)
         made = await run(self._executor, _complete, found.tree, self.tree)
         size = 0
+        seen = {digest for digest in made if manifests.remembered(self._objects, digest)}
+        seen -= set(await self._objects.secured(seen, look=False))
         for digest, (_, data) in made.items():
-            if manifests.remembered(self._objects, digest):
+            if digest in seen:
                 continue
             waiting[digest] = data
             size += len(data)
@@ -209,6 +231,24 @@ async def run(
         raise
 
 
+def _objects_of(directory: Directory) -> Iterator[str]:
+    """The objects that a directory is known to have in the store, its own one included."""
+    yield from (entry.value for _, entry in directory.files.values() if entry.kind == "file")
+    if directory.entry is not None:
+        yield directory.entry.value
+
+
+def _without(directory: Directory, lost: set[str]) -> Directory:
+    """The directory, to be looked at again where objects of it are lost."""
+    if lost.isdisjoint(_objects_of(directory)):
+        return directory
+    files = {
+        name: (None, entry._replace(value="")) if entry.value in lost else (record, entry)
+        for name, (record, entry) in directory.files.items()
+    }
+    return replace(directory, listing=None, files=files, entry=None)
+
+
 def _batches(unread: list[Unread]) -> Iterator[list[Unread]]:
     batch: list[Unread] = []
     size = 0
@@ -239,7 +279,7 @@ def _complete(
         below = [f"{here}/{name}" if here else name for name in directory.below]
         if directory is before and changed.isdisjoint(below):
             continue
-        listing = _listing(directory, [tree[path] for path in below])
+        listing = listing_of(directory, [tree[path] for path in below])
         known = before.entry if before is not None else None
         entry = None
         if listing or directory.empty or not here:
@@ -253,7 +293,8 @@ def _complete(
     return made
 
 
-def _listing(directory: Directory, below: list[Directory]) -> Entries:
+def listing_of(directory: Directory, below: list[Directory]) -> Entries:
+    """What a directory's object holds, from what is known of it and of those in it."""
     listing = [entry for _, entry in directory.files.values()]
     listing += [inner.entry for inner in below if inner.entry is not None]
     return tuple(sorted(listing))

@@ -53,6 +53,17 @@ class VenvStatus(StrEnum):
     """Not to be used any more, and removed once nobody holds it."""
 
 
+class CollectionStatus(StrEnum):
+    MARKING = "MARKING"
+    SWEEPING = "SWEEPING"
+    """What is to be deleted is chosen."""
+    DONE = "DONE"
+    FAILED = "FAILED"
+    """Nothing was deleted."""
+    ABANDONED = "ABANDONED"
+    """It was cut off before anything was chosen."""
+
+
 class PauseReason(StrEnum):
     REQUESTED = "requested"
     BREAKPOINT = "breakpoint"

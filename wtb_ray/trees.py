@@ -9,17 +9,19 @@ import asyncio
 import json
 import os
 import secrets
+from collections.abc import Iterator
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any, Final
 
+from wtb_ray import manifests
 from wtb_ray.listings import Listers
 from wtb_ray.manifests import EMPTY, Entry
 from wtb_ray.model import FileTrackingConfig
 from wtb_ray.objects import ObjectStore
 from wtb_ray.restores import Restored, Restores, Witness
 from wtb_ray.scans import Directory, Rules
-from wtb_ray.snapshots import Snapshot, Snapshots, run
+from wtb_ray.snapshots import Snapshot, Snapshots, listing_of, run
 
 __all__ = ["Restored", "Snapshot", "TrackedTree"]
 
@@ -89,7 +91,8 @@ class TrackedTree:
     async def load(self) -> None:
         """Take over what was written down, if it is of this boot, store and configuration."""
         async with self._busy:
-            self._snapshots.tree = await run(self._executor, self._read)
+            found = await run(self._executor, self._read)
+            self._snapshots.tree, self._snapshots.generation = found
 
     def _heading(self) -> dict[str, Any]:
         boot = _BOOT.read_text().strip() if _BOOT.exists() else None
@@ -103,17 +106,39 @@ class TrackedTree:
             for path, d in self._snapshots.tree.items()
         ]  # fmt: skip
         partial = self._stats.with_name(f"stats.{secrets.token_hex(4)}")
-        partial.write_text(json.dumps([self._heading(), directories]), "ascii")
+        written = [self._heading(), directories, self._snapshots.generation]
+        partial.write_text(json.dumps(written), "ascii")
         os.replace(partial, self._stats)
 
-    def _read(self) -> dict[str, Directory]:
+    def _read(self) -> tuple[dict[str, Directory], int | None]:
         try:
-            heading, directories = json.loads(self._stats.read_text("ascii"))
+            heading, directories, *generation = json.loads(self._stats.read_text("ascii"))
         except FileNotFoundError:
-            return {}
+            return {}, None
         if heading["boot"] is None or heading != self._heading():
-            return {}
-        return {path: _directory(*fields) for path, *fields in directories}
+            return {}, None
+        tree = {path: _directory(*fields) for path, *fields in directories}
+        return tree, generation[0] if generation else None
+
+
+def copies(stats: Path, root: Path, digest: str) -> Iterator[Path | bytes]:
+    """What may have this digest, by what was written down of the tree at `root`.
+
+    The files may have changed since.
+    """
+    try:
+        _, directories, *_ = json.loads(stats.read_text("ascii"))
+        tree = {path: _directory(*fields) for path, *fields in directories}
+    except (OSError, ValueError, TypeError):
+        return
+    for here, directory in tree.items():
+        for name, (_, entry) in directory.files.items():
+            if entry.kind == "file" and entry.value == digest:
+                yield root / here / name
+        if directory.entry is not None and directory.entry.value == digest:
+            paths = (f"{here}/{name}" if here else name for name in directory.below)
+            below = [tree[path] for path in paths if path in tree]
+            yield manifests.encoded(listing_of(directory, below))
 
 
 def _directory(

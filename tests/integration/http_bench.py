@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 
 from wtb_ray import cases, files, plan, requests
+from wtb_ray.actors.files import FileTracker
 from wtb_ray.actors.integrity import IntegrityChecker
 from wtb_ray.api import (
     BatchTestRequest,
@@ -69,8 +70,12 @@ class Remote:
 class Controller:
     """The commands, straight on the store; a test may hold them up or have them fail."""
 
-    def __init__(self, store: Store, objects: ObjectStore | None = None) -> None:
+    def __init__(
+        self, store: Store, objects: ObjectStore | None = None, settings: Settings | None = None
+    ) -> None:
         self.store = store
+        self.settings = settings or Settings()
+        self.tracker: FileTracker | None = None
         self.objects = objects
         self.commands = Commands(
             store,
@@ -78,6 +83,7 @@ class Controller:
             wake=self.wake,
             register=self.do_register,
             integrity=self.check,
+            track=self.track,
         )
         self.asked: list[tuple[Any, ...]] = []
         self.runner: Callable[..., Awaitable[Any]] | None = None
@@ -100,6 +106,16 @@ class Controller:
         """What the integrity checker does, where a test has one."""
         assert self.checker is not None
         return await getattr(self.checker, method)(*args)
+
+    async def track(self, method: str, *args: Any) -> Any:
+        """The file tracker of this test; it has no actor of its own."""
+        if self.tracker is None:
+            self.tracker = FileTracker(self.settings, self.store.db.url)
+        return await getattr(self.tracker, method)(*args)
+
+    async def close(self) -> None:
+        if self.tracker is not None:
+            await self.tracker.close()
 
     async def wake(self) -> None:
         """Nobody sleeps, unless a test has a scheduler."""
@@ -219,7 +235,7 @@ async def serving(url: str, directory: Path) -> AsyncIterator[HttpBench]:
         db=db,
         store=store,
         objects=objects,
-        controller=Controller(store, objects),
+        controller=Controller(store, objects, settings),
         feed=Feed(store.events, settings.poll_ms),
     )
     bench = HttpBench(context)
@@ -227,4 +243,5 @@ async def serving(url: str, directory: Path) -> AsyncIterator[HttpBench]:
         yield bench
     finally:
         await bench.client.aclose()
+        await context.controller.close()
         await context.close()

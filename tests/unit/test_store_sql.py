@@ -15,6 +15,7 @@ STATUSES = {
         states.BatchStatus,
         states.RunnerStatus,
         states.VenvStatus,
+        states.CollectionStatus,
     )
     for status in kind
 }

@@ -13,7 +13,7 @@ from wtb_ray import errors, telemetry
 from wtb_ray.audit.keys import make_keys
 from wtb_ray.audit.objects import SealObjects
 from wtb_ray.audit.sealing import MOST_EVENTS, Sealer
-from wtb_ray.db import Database
+from wtb_ray.db import Database, ended
 from wtb_ray.settings import Settings, configuration
 from wtb_ray.store import Store
 
@@ -43,8 +43,7 @@ class AuditSink:
 
     async def close(self) -> None:
         """Seals what there is and ends its loop."""
-        self._loop.cancel()
-        await asyncio.gather(self._loop, return_exceptions=True)
+        await ended(self._loop)
         try:
             await self._seal_all()
         except errors.Unavailable as e:

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from wtb_ray import errors
+from wtb_ray.holds import Holds
 from wtb_ray.model import Parking
 from wtb_ray.parking import GRAPH, NODES, PROCESS, WORKSPACE
 from wtb_ray.states import ExecutionStatus, PauseStrategy
@@ -63,8 +64,9 @@ class Tally:
 class Cellar:
     """Parks colder what rests on this host, for whoever it was that ran it."""
 
-    def __init__(self, name: str, store: Store, workspaces: Workspaces) -> None:
+    def __init__(self, name: str, store: Store, workspaces: Workspaces, holds: Holds) -> None:
         self._name = name
+        self._holds = holds
         self._store = store
         self._workspaces = workspaces
         self._host = socket.gethostname()
@@ -117,8 +119,11 @@ class Cellar:
             return "somebody holds it"
         keep = True
         try:
-            found = await opened.commit(always=True)
-            await self._store.parking.displace(due.execution_id, due.epoch, found)
+            async with self._holds.writing() as session:
+                found = await opened.commit(always=True)
+                await self._store.parking.displace(
+                    due.execution_id, due.epoch, found, lease=session.id
+                )
             keep = False
         except errors.Unavailable:
             raise

@@ -19,8 +19,9 @@ from wtb_ray import errors, telemetry
 from wtb_ray.actors.cellar import Cellar
 from wtb_ray.actors.runners import Runners
 from wtb_ray.actors.sweeping import sweep_host
-from wtb_ray.db import Database
+from wtb_ray.db import Database, ended
 from wtb_ray.fleet import Runner
+from wtb_ray.holds import Holds
 from wtb_ray.objects import ObjectStore
 from wtb_ray.settings import Settings, configuration
 from wtb_ray.store import Store
@@ -51,7 +52,8 @@ class ActorLifecycle:
         self._runners = runners
         self._objects = ObjectStore(settings.objects())
         self._workspaces = Workspaces(settings.workspaces(), self._objects, runner=ACTOR)
-        self._cellar = Cellar(ACTOR, self._store, self._workspaces)
+        self._holds = Holds(self._store.holds, ACTOR)
+        self._cellar = Cellar(ACTOR, self._store, self._workspaces, self._holds)
         self._of_runners = configuration(settings.for_runners(), database_url)
         self._expired: dict[str, float] = {}
         self._ending: dict[str, asyncio.Task[None]] = {}
@@ -63,11 +65,9 @@ class ActorLifecycle:
 
     async def close(self) -> None:
         """Ends its loop."""
-        tasks = (self._loop, *self._ending.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await ended(self._loop, *self._ending.values())
         self._workspaces.close()
+        await self._holds.close()
         await self._objects.aclose()
         await self._db.close()
 

@@ -8,6 +8,7 @@ of the execution in a directory of its own.
 import time
 import typing
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,10 +28,11 @@ from wtb_ray.api import NodeOutcome
 from wtb_ray.attachments import Attachment, Boundary
 from wtb_ray.context import Context, entered
 from wtb_ray.faults import fault_of
+from wtb_ray.holds import Holds
 from wtb_ray.model import Assignment, Execution, ProjectSpec, new_id
 from wtb_ray.saver import Saver
 from wtb_ray.store import Store
-from wtb_ray.workspaces import Workspaces
+from wtb_ray.workspaces import OpenWorkspace, Workspaces
 
 AMBIGUOUS: Final = "Ambiguous update"
 """What LangGraph says when several nodes wrote last."""
@@ -48,6 +50,7 @@ class Operations:
         spec: ProjectSpec,
         workspaces: Workspaces,
         bundle: Path | None,
+        holds: Holds,
     ) -> None:
         self._graphs = compiled
         self._saver = saver
@@ -55,6 +58,7 @@ class Operations:
         self._spec = spec
         self._workspaces = workspaces
         self._bundle = bundle
+        self._holds = holds
 
     async def change_state(
         self, id: str, values: Mapping[str, Any], as_node: str | None, replace: bool, actor: str
@@ -205,19 +209,35 @@ class Operations:
             raise errors.UnknownCheckpoint(f"the head of {execution.id} is not stored")
         return compiled.values(found.checkpoint)
 
+    async def _opened(self, execution: Execution) -> OpenWorkspace:
+        """A workspace of its own with the execution's files, which stay until they are there."""
+        tracking = self._spec.tracked_files
+        manifest = None
+        async with AsyncExitStack() as reading:
+            if tracking is not None:
+                manifest = await self._store.files.manifest_at(execution.id)
+                await reading.enter_async_context(
+                    self._holds.reading([manifest] if manifest else [])
+                )
+                if await self._store.files.manifest_at(execution.id) != manifest:
+                    raise errors.Conflict(
+                        f"the files of execution {execution.id} have changed meanwhile: try again",
+                        field="execution_id",
+                        reason="changed meanwhile",
+                    )
+            return await self._workspaces.open(
+                new_id("t"),
+                1,
+                tracking=tracking,
+                isolation=self._spec.workspace_isolation,
+                manifest=manifest,
+                bundle=self._bundle,
+            )
+
     async def _try(
         self, execution: Execution, compiled: graphs.Compiled, node: str, state: Mapping[str, Any]
     ) -> NodeOutcome:
-        tracking = self._spec.tracked_files
-        manifest = await self._store.files.manifest_at(execution.id) if tracking else None
-        opened = await self._workspaces.open(
-            new_id("t"),
-            1,
-            tracking=tracking,
-            isolation=self._spec.workspace_isolation,
-            manifest=manifest,
-            bundle=self._bundle,
-        )
+        opened = await self._opened(execution)
         context = Context(execution.id, compiled.params, new_id("t"), workspace=opened.workspace)
         began, fault, asked = time.monotonic(), None, []
         given: list[Any] = []

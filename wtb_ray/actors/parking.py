@@ -125,6 +125,7 @@ class Parker:
             parking=tally.parking(strategy, self._runner, socket.gethostname()),
             restore_point=settlement.restore_point or workspace.manifest is not None,
             manifest=workspace.manifest or settlement.manifest,
+            lease=self._tracking.lease(one) or settlement.lease,
         )
 
     async def cool(self, due: Due, others: Sequence[Mapping[str, str]]) -> bool:

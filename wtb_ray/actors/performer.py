@@ -222,6 +222,7 @@ class Performer:
             interrupts=outcome.interrupts,
             restore_point=True,
             manifest=await self._tracking.rest(one),
+            lease=self._tracking.lease(one),
         )
 
     async def _drained(self, one: Assignment, work: _Work) -> Settlement:
@@ -230,6 +231,7 @@ class Performer:
         place: dict[str, Any] = {}
         if work.attachment.within:  # at a boundary of a subgraph; all tasks beside it have ended
             place = {"restore_point": True, "manifest": await self._tracking.rest(one)}
+            place["lease"] = self._tracking.lease(one)
         if work.attachment.wanted == Wanted.PAUSE or work.control.reason == STEPPED:
             return self._settlement(one, "pause", reason=str(PauseReason.REQUESTED), **place)
         return self._settlement(one, "requeue", reason=DRAINED, **place)

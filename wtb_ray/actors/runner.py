@@ -40,10 +40,11 @@ from wtb_ray.actors.performer import Performer
 from wtb_ray.actors.sweeping import sweep_host
 from wtb_ray.actors.tracking import Tracking
 from wtb_ray.api import NodeOutcome
-from wtb_ray.db import Database, GroupCommit
+from wtb_ray.db import Database, GroupCommit, ended
 from wtb_ray.environment import EnvSpec, Pins
 from wtb_ray.events import RunnerLagged
 from wtb_ray.flocks import Hold
+from wtb_ray.holds import Holds
 from wtb_ray.model import (
     Assignment,
     Execution,
@@ -57,6 +58,7 @@ from wtb_ray.saver import Saver
 from wtb_ray.scans import Rules
 from wtb_ray.settings import Settings, configuration
 from wtb_ray.store import Store
+from wtb_ray.store.holds import ByRunner
 from wtb_ray.store.parking import Due
 from wtb_ray.store.settlements import DRAINED, Settlement
 from wtb_ray.workspaces import Workspaces
@@ -116,6 +118,7 @@ class VariantRunner:
         self._store = Store(self._db)
         self._saver = Saver(self._db)
         self._objects = ObjectStore(settings.objects())
+        self._holds = Holds(self._store.holds, runner_id)
         self._bundle: Path | None = None
         self._performer: Performer | None = None
         self._parker: Parker | None = None
@@ -163,7 +166,9 @@ class VariantRunner:
             self._bundle = await bundles.fetch(self._objects, self._spec.bundle, root)
             bundles.activate(self._bundle)
         workspaces = Workspaces(self._settings.workspaces(), self._objects, runner=self.id)
-        tracking = Tracking(workspaces, self._store, self._spec, self.id, self._bundle, self._venv)
+        tracking = Tracking(
+            workspaces, self._store, self._spec, self.id, self._bundle, self._holds, self._venv
+        )
         self._performer = Performer(
             self.id,
             self._graphs,
@@ -180,12 +185,18 @@ class VariantRunner:
             self._nodes,
             self._store,
             tracking,
-            Cellar(self.id, self._store, workspaces),
+            Cellar(self.id, self._store, workspaces, self._holds),
             alone=self._alone,
             most=self._settings.reserved_runners,
         )
         self._operations = Operations(
-            self._graphs, self._saver, self._store, self._spec, workspaces, self._bundle
+            self._graphs,
+            self._saver,
+            self._store,
+            self._spec,
+            workspaces,
+            self._bundle,
+            self._holds,
         )
 
     async def describe(self) -> tuple[GraphInfo, dict[str, GraphInfo]]:
@@ -247,6 +258,7 @@ class VariantRunner:
             environment=environment,
         )
         self._unclaimed.cancel()
+        self._holds.runner = ByRunner(self.id, epoch)
         self._lease = LeaseKeeper(self._url, self.id, epoch, ttl, self._lost)
         self._lease.start()
         self._watch = LoopWatch(self._lagged, self._settings.stall_limit_s, self._stalled)
@@ -305,12 +317,11 @@ class VariantRunner:
     async def close(self) -> None:
         """Lets go of the database; for a runner that has drained or is given up."""
         self._unclaimed.cancel()
-        for watch in self._watching:
-            watch.cancel()
-        await asyncio.gather(*self._watching, return_exceptions=True)
+        await ended(*self._watching)
         await self._nodes.close()
         if self._hold is not None:
             self._hold.release()
+        await self._holds.close()
         await self._objects.aclose()
         await self._db.close()
 

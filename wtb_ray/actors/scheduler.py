@@ -16,7 +16,7 @@ from typing import Final
 from wtb_ray import errors, telemetry
 from wtb_ray.actors.pool import ActorPool, Worker
 from wtb_ray.actors.runners import Runners
-from wtb_ray.db import Database
+from wtb_ray.db import Database, ended
 from wtb_ray.fleet import Demand, Runner
 from wtb_ray.model import Assignment, Batch, ProjectVersion, new_id
 from wtb_ray.settings import Settings, configuration
@@ -102,9 +102,7 @@ class BatchScheduler:
     async def close(self) -> None:
         """Ends all of its tasks; what runs goes on running."""
         tasks = [self._loop, *(t for p in self._pools.values() for t in (*p.tasks, *p.spawning))]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await ended(*tasks)
         for pool in self._pools.values():
             await pool.workers.close()
         await self._db.close()

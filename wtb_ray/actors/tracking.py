@@ -16,9 +16,11 @@ from langgraph.checkpoint.base import CheckpointMetadata
 
 from wtb_ray import errors, events, venvs
 from wtb_ray.actors.cellar import UNTRACKED
-from wtb_ray.attachments import Attachment
+from wtb_ray.attachments import Attachment, Lease
 from wtb_ray.context import Context, Workspace, entered
+from wtb_ray.holds import Holds, Session
 from wtb_ray.model import VENV, Assignment, ProjectSpec
+from wtb_ray.objects import GUARD
 from wtb_ray.states import EXECUTION
 from wtb_ray.store import Store
 from wtb_ray.store.settlements import COMMANDS, Settlement
@@ -50,6 +52,7 @@ class Tracking:
         spec: ProjectSpec,
         runner: str,
         bundle: Path | None,
+        holds: Holds,
         venv: Path | None = None,
     ) -> None:
         self._venv = venv if spec.copies_environment else None
@@ -61,7 +64,10 @@ class Tracking:
         self._alone = isolation is not None and isolation.isolation == "process"
         self._runner = runner
         self._bundle = bundle
+        self._holds = holds
         self._open: dict[tuple[str, int], OpenWorkspace] = {}
+        self._resting: dict[tuple[str, int], Session] = {}
+        """Leases of claims that come to rest, until that is settled."""
 
     async def enter(self, one: Assignment, attachment: Attachment) -> None:
         """Gives a claim its workspace, with the files that it goes on from.
@@ -71,33 +77,64 @@ class Tracking:
             RestoreRefused: The files cannot be brought back; nothing was touched.
             StorageFull: There is no room for them.
         """
-        opened = await self._workspaces.open(
-            one.execution_id,
-            one.epoch,
-            tracking=self._config,
-            isolation=self._spec.workspace_isolation,
-            manifest=one.manifest,
-            bundle=self._bundle,
-            witness=self._witness(one),
-            since=one.clean_from,
-        )
+        if self._config is None:
+            opened = await self._enter(one, None)
+        else:
+            async with self._holds.writing() as session:
+                opened = await self._enter(one, session.id)
         self._open[one.execution_id, one.epoch] = opened
         if self._venv is not None:
             await self._workspaces.run(_copied, self._venv, opened.workspace)
         attachment.workspace = opened.workspace
         attachment.forbidden_prefix = str(self._workspaces.root)
         if self._config is not None:
-            attachment.snapshot = _keeper(opened)
+            attachment.snapshot = self._keeper(opened, attachment)
         if opened.healed:
             await self._tell_of_healing(one, opened.healed)
 
-    def _witness(self, one: Assignment) -> Callable[[Restored], Awaitable[None]]:
+    async def _enter(self, one: Assignment, lease: str | None) -> OpenWorkspace:
         async def witness(restored: Restored) -> None:
             await self._store.files.record_restore(
-                one.execution_id, one.epoch, restored, "restart", actor=self._runner
+                one.execution_id, one.epoch, restored, "restart", actor=self._runner, lease=lease
             )
 
-        return witness
+        return await self._workspaces.open(
+            one.execution_id,
+            one.epoch,
+            tracking=self._config,
+            isolation=self._spec.workspace_isolation,
+            manifest=one.manifest,
+            bundle=self._bundle,
+            witness=witness,
+            since=one.clean_from,
+        )
+
+    def _keeper(
+        self, opened: OpenWorkspace, attachment: Attachment
+    ) -> Callable[[CheckpointMetadata], Awaitable[str | None]]:
+        async def keep(metadata: CheckpointMetadata) -> str | None:
+            if metadata["step"] < FIRST_STEP:
+                return None
+            ran = metadata["step"] > FIRST_STEP and metadata["source"] == "loop"
+            async with self._holds.writing() as session:
+                manifest = await opened.commit(ran=ran)
+                if manifest is not None:
+                    attachment.lease = Lease(session.id, self._holds.share(session))
+            return manifest
+
+        return keep
+
+    async def _held(self, one: Assignment) -> Session:
+        """The lease of a claim that comes to rest."""
+        claim = (one.execution_id, one.epoch)
+        if claim not in self._resting:
+            self._resting[claim] = await self._holds.begin()
+        return self._resting[claim]
+
+    def lease(self, one: Assignment) -> str | None:
+        """That under which the files of a claim that comes to rest are stored, if they are."""
+        session = self._resting.get((one.execution_id, one.epoch))
+        return None if session is None else session.id
 
     async def _tell_of_healing(self, one: Assignment, paths: list[str]) -> None:
         await self._tell(one, events.InputsHealed(host=socket.gethostname(), paths=paths))
@@ -106,7 +143,8 @@ class Tracking:
         """Keeps the files of an execution that comes to rest within a super-step."""
         if self._config is None:
             return None
-        return await self._open[one.execution_id, one.epoch].commit()
+        with guarded(await self._held(one)):
+            return await self._open[one.execution_id, one.epoch].commit()
 
     @contextmanager
     def inside(self, one: Assignment) -> Iterator[None]:
@@ -133,6 +171,9 @@ class Tracking:
 
     async def leave(self, one: Assignment, settlement: Settlement | None) -> None:
         """Lets go of a claim's workspace, after its end is settled."""
+        session = self._resting.pop((one.execution_id, one.epoch), None)
+        if session is not None:
+            self._holds.release(session)
         opened = self._open.pop((one.execution_id, one.epoch), None)
         keep = True
         if opened is not None:
@@ -162,7 +203,8 @@ class Tracking:
             why = UNTRACKED if cold else None
         elif cold or self._config.commit_on != "checkpoint":
             try:
-                await opened.commit(always=True)
+                with guarded(await self._held(one)):
+                    await opened.commit(always=True)
             except errors.WTBError as e:
                 why = f"its files cannot be kept: {e.message}"
         gone = cold and why is None
@@ -196,11 +238,11 @@ def _copied(venv: Path, workspace: Workspace) -> None:
         venvs.copy(venv, target)
 
 
-def _keeper(opened: OpenWorkspace) -> Callable[[CheckpointMetadata], Awaitable[str | None]]:
-    async def keep(metadata: CheckpointMetadata) -> str | None:
-        if metadata["step"] < FIRST_STEP:
-            return None
-        ran = metadata["step"] > FIRST_STEP and metadata["source"] == "loop"
-        return await opened.commit(ran=ran)
-
-    return keep
+@contextmanager
+def guarded(session: Session) -> Iterator[None]:
+    """What is stored inside is stored under this lease."""
+    token = GUARD.set(session)
+    try:
+        yield
+    finally:
+        GUARD.reset(token)

@@ -19,6 +19,7 @@ from wtb_ray.cli import (
     run,
     stack,
     steering,
+    storage,
     venv,
 )
 from wtb_ray.cli.terminal import Commands
@@ -28,7 +29,7 @@ Exit codes:
   0    ok
   1    error: one line on stderr says what, where and why
   2    the command was not used as it is meant
-  3    no result (--strict: a cell failed); audit verify: tampered with; integrity: not healthy
+  3    no result (--strict: a cell failed); audit: tampered with; files: damaged; integrity: not healthy
   130  interrupted; what was started on the bench goes on
 
 \b
@@ -77,6 +78,7 @@ app.add_typer(events.app)
 app.add_typer(audit.app, name="audit")
 app.add_typer(venv.app, name="venv")
 app.add_typer(integrity.app, name="integrity")
+app.add_typer(storage.app, name="files")
 app.add_typer(stack.db, name="db")
 app.add_typer(doctor.app)
 

@@ -3,10 +3,11 @@
 Guarantees: what a `put` has returned is durable (fsynced, or acknowledged by the server); nothing
 that does not have the digest asked for is ever returned; a crash leaves nothing half written under
 a digest. Objects are immutable, so that any number of processes may write the same one. Memory is
-bounded whatever the size. Never knows what the bytes mean, never deletes.
+bounded whatever the size. Never knows what the bytes mean, and deletes only what it is told to.
 """
 
-from wtb_ray.objects.blobs import key_of
-from wtb_ray.objects.store import ObjectStore
+from wtb_ray.objects.blobs import Stored, key_of
+from wtb_ray.objects.guard import GUARD, Guard, generation
+from wtb_ray.objects.store import SHARDS, ObjectStore
 
-__all__ = ["ObjectStore", "key_of"]
+__all__ = ["GUARD", "SHARDS", "Guard", "ObjectStore", "Stored", "generation", "key_of"]

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, BinaryIO, Protocol, cast
+from typing import IO, BinaryIO, NamedTuple, Protocol, cast
 
 import zstandard
 
@@ -42,6 +42,22 @@ def key_of(digest: str) -> str:
             f"{digest!r} is not a SHA-256 in hex", field="digest", reason="64 lower-case hex digits"
         )
     return f"blobs/{digest[:2]}/{digest[2:]}"
+
+
+class Stored(NamedTuple):
+    """An object as the store lists it."""
+
+    digest: str
+    size: int
+    """Of its stored form, in bytes."""
+    modified: float
+    """When it was written last: seconds since 1970, by the store's own clock."""
+
+
+def digest_of_key(folder: str, name: str) -> str | None:
+    """The digest of the object `blobs/{folder}/{name}`; None where that is none of ours."""
+    digest = folder + name
+    return digest if len(folder) == 2 and _DIGEST.fullmatch(digest) else None
 
 
 def no_room(error: OSError, path: object) -> errors.StorageFull | None:
@@ -128,7 +144,8 @@ def _worth_packing(file: BinaryIO) -> bool:
 class Incoming:
     """One object on its way in: takes its stored bytes, verifies, and gives the plain ones.
 
-    They go to `target`, which appears complete or not at all, or without one to `data`.
+    They go to `target`, which appears complete or not at all, or without one to `data`; with
+    `keep` off they go nowhere, only their number is counted in `size`.
     """
 
     def __init__(
@@ -138,10 +155,13 @@ class Incoming:
         mode: int | None = None,
         *,
         durable: bool = False,
+        keep: bool = True,
     ):
         key_of(digest)
         self.digest = digest
         self.data = b""
+        self.size = 0
+        self._keep = keep
         self._target = None if target is None else os.fspath(target)
         self._mode, self._durable = mode, durable
         self._partial: str | None = None
@@ -162,6 +182,7 @@ class Incoming:
         self._sha = hashlib.sha256()
         self._head, self._decode = b"", False
         self._frame: zstandard.ZstdDecompressionWriter | None = None
+        self.size = 0
         if self._target is None:
             self._out = io.BytesIO()
             return
@@ -228,8 +249,10 @@ class Incoming:
 
     def _plain(self, data: bytes) -> None:
         self._sha.update(data)
-        with self._room():
-            self._out.write(data)
+        self.size += len(data)
+        if self._keep:
+            with self._room():
+                self._out.write(data)
 
     def _corrupt(self, what: str) -> errors.ObjectCorrupt:
         return errors.ObjectCorrupt(

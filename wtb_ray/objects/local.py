@@ -8,14 +8,25 @@ import asyncio
 import errno
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, cast
 
 from wtb_ray import errors
-from wtb_ray.objects.blobs import CHUNK, Blob, Incoming, Source, created, key_of, no_room
+from wtb_ray.objects.blobs import (
+    CHUNK,
+    Blob,
+    Incoming,
+    Source,
+    Stored,
+    created,
+    digest_of_key,
+    key_of,
+    no_room,
+)
 from wtb_ray.objects.known import Known
 from wtb_ray.objects.waiting import bounded
 
@@ -23,6 +34,7 @@ _SYNCERS = 8
 """fsyncs at the same time share commits of the file system's journal."""
 _READERS = 4
 _READ_ROUND = 64
+_PAGE = 4096
 _MISPLACED = (PermissionError, NotADirectoryError, FileNotFoundError, IsADirectoryError)
 
 
@@ -39,6 +51,14 @@ class Local:
     async def size(self, digest: str) -> int | None:
         return await asyncio.to_thread(self._size, digest)
 
+    async def missing(self, digests: Sequence[str]) -> list[str]:
+        return await asyncio.to_thread(
+            lambda: [digest for digest in digests if self._size(digest) is None]
+        )
+
+    def distrust(self, digest: str) -> None:
+        self._damaged.add(digest)
+
     async def write(self, blobs: Sequence[Blob]) -> None:
         await asyncio.to_thread(self._write, blobs)
 
@@ -52,8 +72,65 @@ class Local:
     def holds(self, digest: str) -> bool:
         return False  # a look costs next to nothing and notices what was lost
 
+    async def listed(self, prefix: str) -> AsyncIterator[list[Stored]]:
+        pages = self._listed(prefix)
+        while page := await asyncio.to_thread(next, pages, None):
+            yield page
+
+    async def delete(self, digests: Sequence[str], until: float) -> None:
+        await asyncio.to_thread(self._delete, digests, until)
+
+    async def now(self) -> float:
+        return await asyncio.to_thread(self._now)
+
     async def aclose(self) -> None:
         self._syncers.shutdown(wait=False)
+
+    def _listed(self, prefix: str) -> Iterator[list[Stored]]:
+        page: list[Stored] = []
+        for folder in sorted(self._scanned(f"{self._root}/blobs")):
+            if not (folder.startswith(prefix[:2]) and len(folder) == 2):
+                continue
+            for name, found in self._scanned(f"{self._root}/blobs/{folder}", prefix[2:]).items():
+                digest = digest_of_key(folder, name)
+                if digest is not None and found is not None:
+                    page.append(Stored(digest, found.st_size, found.st_mtime))
+                if len(page) == _PAGE:
+                    yield page
+                    page = []
+        if page:
+            yield page
+
+    def _scanned(self, folder: str, prefix: str | None = None) -> dict[str, os.stat_result | None]:
+        """The names in a directory; with a prefix, those that begin with it and their records."""
+        found: dict[str, os.stat_result | None] = {}
+        with self._translated(writing=False), suppress(FileNotFoundError), os.scandir(folder) as it:
+            for entry in it:
+                if prefix is None:
+                    found[entry.name] = None
+                elif entry.name.startswith(prefix):
+                    with suppress(FileNotFoundError):
+                        found[entry.name] = entry.stat(follow_symlinks=False)
+        return found
+
+    def _delete(self, digests: Sequence[str], until: float) -> None:
+        for digest in digests:
+            path = self._path(digest)
+            self._durable.discard(digest)
+            if time.monotonic() > until:
+                raise errors.Unavailable(
+                    f"object store {self._root} deletes too slowly", reason="object_store"
+                )
+            with self._translated(writing=True), suppress(FileNotFoundError):
+                os.unlink(path)
+
+    def _now(self) -> float:
+        path = f"{self._tmp}/{secrets.token_hex(8)}"
+        with self._translated(writing=True):
+            with created(path) as file:
+                now = os.fstat(file.fileno()).st_mtime
+            os.unlink(path)
+        return now
 
     def _path(self, digest: str) -> str:
         return f"{self._root}/{key_of(digest)}"
@@ -132,6 +209,7 @@ class Local:
         staging.settle(self._syncers)
         for digest, path in staging.paths():
             target = self._path(digest)
+            self._durable.discard(digest)  # it was there before, and somebody has deleted it
             try:
                 os.replace(path, target)
             except FileNotFoundError:

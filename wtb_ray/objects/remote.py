@@ -7,9 +7,12 @@ in ranges, a second reading before stored bytes are called damaged.
 import asyncio
 import os
 import secrets
+import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +20,8 @@ import fsspec
 from fsspec.utils import get_protocol
 
 from wtb_ray import errors
-from wtb_ray.objects.blobs import Blob, Incoming, Source, key_of
+from wtb_ray.objects.blobs import Blob, Incoming, Source, Stored, digest_of_key, key_of
+from wtb_ray.objects.guard import generation
 from wtb_ray.objects.known import Known
 from wtb_ray.objects.waiting import bounded, retried
 
@@ -30,6 +34,10 @@ _AT_ONCE = 16
 _LOOK_FIRST = 1 << 20
 """From this size on a look whether the object is there costs less than sending it again."""
 NO_PLACE = "no such bucket"
+_DELETED = 1000
+"""The most that one request deletes."""
+_TIMES = ("LastModified", "mtime", "modified", "last_modified", "updated", "timeModified")
+"""Where file systems say when a file was written."""
 _SETTING = (PermissionError, NotADirectoryError, IsADirectoryError, FileNotFoundError)
 
 
@@ -47,6 +55,19 @@ class Remote(ABC):
     async def size(self, digest: str) -> int | None:
         return await self._call(lambda: self._size(key_of(digest)))
 
+    async def missing(self, digests: Sequence[str]) -> list[str]:
+        there: dict[str, bool] = {}
+
+        async def look(digest: str) -> None:
+            there[digest] = await self.size(digest) is not None
+
+        await bounded(_AT_ONCE, digests, look)
+        return [digest for digest in digests if not there[digest]]
+
+    def distrust(self, digest: str) -> None:
+        self._known.discard(digest)
+        self._damaged.add(digest)
+
     async def write(self, blobs: Sequence[Blob]) -> None:
         await bounded(_AT_ONCE, blobs, self._write_one)
 
@@ -57,7 +78,31 @@ class Remote(ABC):
         await bounded(_AT_ONCE, wanted, self._fetch_one)
 
     def holds(self, digest: str) -> bool:
-        return digest in self._known
+        return self._known.holds(digest, generation())
+
+    @abstractmethod
+    def listed(self, prefix: str) -> AsyncIterator[list[Stored]]: ...
+
+    async def delete(self, digests: Sequence[str], until: float) -> None:
+        for digest in digests:
+            self._known.discard(digest)
+        rounds = [digests[i : i + _DELETED] for i in range(0, len(digests), _DELETED)]
+        for some in rounds:
+            await self._call(partial(self._delete_before, until, [key_of(d) for d in some]))
+
+    async def now(self) -> float:
+        key = f"tmp/{secrets.token_hex(8)}"
+        await self._send(key, b"now")
+        try:
+            return await self._call(lambda: self._modified(key))
+        finally:
+            await self._call(lambda: self._delete([key]))
+
+    async def _delete_before(self, until: float, keys: Sequence[str]) -> None:
+        """One attempt, which begins in time or not at all."""
+        if time.monotonic() > until:
+            raise errors.Unavailable(f"object store {self._url} deletes too slowly", reason="late")
+        await self._delete(keys)
 
     @abstractmethod
     async def aclose(self) -> None: ...
@@ -73,7 +118,7 @@ class Remote(ABC):
         return None if digest in self._damaged else await self.size(digest)
 
     def _settled(self, digest: str) -> None:
-        self._known.add(digest)
+        self._known.add(digest, generation())
         self._damaged.discard(digest)
 
     async def _send(self, key: str, data: bytes) -> None:
@@ -155,6 +200,13 @@ class Remote(ABC):
     async def _range(self, key: str, start: int) -> tuple[bytes, int]:
         """Up to `PART` stored bytes from `start`, and how many there are in all."""
 
+    @abstractmethod
+    async def _delete(self, keys: Sequence[str]) -> None:
+        """Deletes up to `_DELETED`; what is not there is no error."""
+
+    @abstractmethod
+    async def _modified(self, key: str) -> float: ...
+
     def _misplaced(self, error: object, reason: str) -> errors.ConfigurationError:
         return errors.ConfigurationError(
             f"objects cannot be kept in {self._url}: {error}",
@@ -208,6 +260,52 @@ class Plain(Remote):
         end = min(start + PART, total)
         data = await asyncio.to_thread(self._fs.cat_file, path, start, end) if end else b""
         return bytes(data), total
+
+    async def listed(self, prefix: str) -> AsyncIterator[list[Stored]]:
+        found = await self._call(lambda: asyncio.to_thread(self._ls, "blobs"))
+        names = (str(info["name"]).rstrip("/").rpartition("/")[2] for info in found)
+        for shard in sorted(name for name in names if name.startswith(prefix[:2])):
+            page = await self._call(lambda: asyncio.to_thread(self._shard, shard, prefix[2:]))  # noqa: B023
+            if page:
+                yield page
+
+    async def _delete(self, keys: Sequence[str]) -> None:
+        await asyncio.to_thread(self._delete_all, keys)
+
+    async def _modified(self, key: str) -> float:
+        return await asyncio.to_thread(self._time_of, self._path(key), {})
+
+    def _ls(self, folder: str) -> list[dict[str, Any]]:
+        try:
+            return list(self._fs.ls(self._path(folder), detail=True))
+        except FileNotFoundError:
+            return []
+
+    def _shard(self, shard: str, prefix: str) -> list[Stored]:
+        page = []
+        for info in self._ls(f"blobs/{shard}"):
+            path = str(info["name"])
+            name = path.rpartition("/")[2]
+            digest = digest_of_key(shard, name)
+            if digest is None or not name.startswith(prefix) or info["type"] != "file":
+                continue
+            with suppress(FileNotFoundError):  # it went meanwhile
+                page.append(Stored(digest, int(info["size"]), self._time_of(path, info)))
+        return page
+
+    def _time_of(self, path: str, info: dict[str, Any]) -> float:
+        found = next((info[name] for name in _TIMES if name in info), None)
+        found = self._fs.modified(path) if found is None else found
+        if isinstance(found, str):
+            found = datetime.fromisoformat(found)
+        if isinstance(found, datetime):
+            return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+        return float(found)
+
+    def _delete_all(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            with suppress(FileNotFoundError):
+                self._fs.rm_file(self._path(key))
 
     def _upload(self, path: Path) -> tuple[str, int]:
         """Under another name first, so that nothing half written has the digest as its name."""

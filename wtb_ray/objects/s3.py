@@ -2,7 +2,7 @@
 
 Endpoint, region and credentials come from where AWS tools look for them; the permissions needed are
 ListBucket (else the server does not tell a missing object from a forbidden one), GetObject,
-PutObject and AbortMultipartUpload. Large files are read twice and sent in parts, compressed on the
+PutObject, AbortMultipartUpload and, to collect garbage, DeleteObject. Large files are read twice and sent in parts, compressed on the
 way: no copy is made, and nothing appears unless it is whole.
 The server checks each request by the checksum that the driver sends along.
 """
@@ -10,7 +10,7 @@ The server checks each request by the checksum that the driver sends along.
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +18,7 @@ import botocore.exceptions
 import s3fs.core
 
 from wtb_ray import errors
-from wtb_ray.objects.blobs import Source, key_of
+from wtb_ray.objects.blobs import Source, Stored, digest_of_key, key_of
 from wtb_ray.objects.remote import NO_PLACE, PART, Remote
 
 T = TypeVar("T")
@@ -143,6 +143,43 @@ class S3(Remote):
             raise ConnectionError(f"{len(data)} of {announced} bytes came")
         _, _, total = answer.get("ContentRange", "").rpartition("/")
         return bytes(data), int(total) if total.isdigit() else start + len(data)
+
+    async def listed(self, prefix: str) -> AsyncIterator[list[Stored]]:
+        begin = f"{prefix[:2]}/{prefix[2:]}" if len(prefix) > 1 else prefix
+        where = {"Bucket": self._bucket, "Prefix": f"{self._prefix}blobs/{begin}"}
+        token: dict[str, str] = {}
+        while True:
+            try:
+                answer = await self._call(
+                    lambda: self._fs._call_s3("list_objects_v2", **where, **token)  # noqa: B023
+                )
+            except FileNotFoundError as e:
+                raise self._misplaced(e, NO_PLACE) from e
+            page = []
+            for item in answer.get("Contents", ()):
+                digest = digest_of_key(*item["Key"].split("/")[-2:])
+                if digest is not None:
+                    page.append(Stored(digest, item["Size"], item["LastModified"].timestamp()))
+            if page:
+                yield page
+            if not answer.get("IsTruncated"):
+                return
+            token = {"ContinuationToken": answer["NextContinuationToken"]}
+
+    async def _delete(self, keys: Sequence[str]) -> None:
+        wanted = {"Objects": [{"Key": f"{self._prefix}{key}"} for key in keys], "Quiet": True}
+        answer = await self._fs._call_s3("delete_objects", Bucket=self._bucket, Delete=wanted)
+        refused = [e for e in answer.get("Errors", ()) if e.get("Code") != "NoSuchKey"]
+        if refused:
+            first = refused[0]
+            what = f"{len(refused)} of {len(keys)} objects: {first.get('Message')}"
+            if first.get("Code") in ("AccessDenied", "AllAccessDisabled"):
+                raise self._misplaced(what, "no permission")
+            raise ConnectionError(f"not deleted: {what}")
+
+    async def _modified(self, key: str) -> float:
+        found: float = (await self._request("head_object", key))["LastModified"].timestamp()
+        return found
 
     async def upload(self, path: Path) -> tuple[str, int]:
         for reading in range(1, _READINGS + 1):

@@ -2,8 +2,11 @@
 
 import asyncio
 import hashlib
+import math
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+import re
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -12,7 +15,8 @@ import fsspec
 from fsspec.utils import get_protocol
 
 from wtb_ray import errors
-from wtb_ray.objects.blobs import SMALL, Blob, Incoming, encoded, key_of
+from wtb_ray.objects.blobs import SMALL, Blob, Incoming, Stored, encoded, key_of
+from wtb_ray.objects.guard import GUARD
 from wtb_ray.objects.local import Local
 from wtb_ray.objects.remote import Plain
 from wtb_ray.objects.s3 import S3
@@ -26,6 +30,9 @@ _OFFLOAD = 64 << 10
 """From this size on hashing is slow enough to leave the event loop for it."""
 _ROUND_BYTES, _ROUND_ITEMS = 16 << 20, 256
 _WINDOW = 64
+_PREFIX = re.compile(r"[0-9a-f]{0,64}")
+SHARDS = tuple(f"{n:02x}" for n in range(256))
+"""First bytes of digests, in order: work on all objects can be split and resumed by them."""
 
 
 class ObjectStore:
@@ -77,8 +84,25 @@ class ObjectStore:
                 if isinstance(data, bytes):
                     stored.append((next(digests), len(data)))
                 else:
-                    stored.append(await self._backend.upload(data))
+                    stored.append(await self._upload(data))
         return stored
+
+    async def mend(self, digest: str, path: Path) -> None:
+        """Put a file in the place of an object that is damaged or missing.
+
+        Raises:
+            ObjectCorrupt: The file does not have this digest; nothing was replaced.
+            OSError: It cannot be read.
+        """
+        if (found := await asyncio.to_thread(_digest_of, path)) == digest:
+            self._backend.distrust(digest)
+            found = await self.put_file(path)
+        if found != digest:
+            raise errors.ObjectCorrupt(
+                f"{path} cannot replace object {digest}: it has the digest {found}",
+                digest=digest,
+                reason="other bytes",
+            )
 
     async def get(self, digest: str) -> bytes:
         """The bytes of an object.
@@ -128,10 +152,80 @@ class ObjectStore:
             [Incoming(digest, target, mode, durable=durable) for digest, target, mode in wanted]
         )
 
+    async def verify(self, digest: str) -> int:
+        """Read an object and check its digest; gives its size. Memory does not grow with it.
+
+        Raises:
+            UnknownObject: No such object is stored.
+            ObjectCorrupt: The stored bytes are not those that were put.
+        """
+        incoming = Incoming(digest, keep=False)
+        await self._backend.fetch([incoming])
+        return incoming.size
+
+    async def secured(self, digests: Iterable[str], *, look: bool = True) -> list[str]:
+        """Objects that the guard's work is to rely on without putting them; gives the missing ones.
+
+        Args:
+            digests: Which.
+            look: Look at all of them: they were seen in another generation. If not, they were seen
+                in this one, and only what a deletion under way may have chosen is looked at.
+
+        Raises:
+            Unavailable: They cannot be claimed.
+        """
+        guard, wanted = GUARD.get(), list(dict.fromkeys(digests))
+        for digest in wanted:
+            key_of(digest)
+        careful = guard is not None and guard.careful
+        if guard is not None and careful and wanted:
+            await guard.claim(wanted)
+        return await self._backend.missing(wanted) if wanted and (look or careful) else []
+
     async def exists(self, digest: str) -> bool:
         """Whether an object is stored under this digest."""
         key_of(digest)
         return await self._backend.size(digest) is not None
+
+    async def listed(self, prefix: str = "") -> AsyncIterator[Stored]:
+        """The objects whose digests begin with some hex digits, such as one of `SHARDS`.
+
+        What is put or deleted meanwhile may be among them or not; what else lies there is not.
+        """
+        async for page in self.pages(prefix):
+            for stored in page:
+                yield stored
+
+    async def pages(self, prefix: str = "") -> AsyncIterator[list[Stored]]:
+        """What `listed` gives, many at a time."""
+        if not _PREFIX.fullmatch(prefix):
+            raise errors.InvalidRequest(
+                f"{prefix!r} is no beginning of a SHA-256", field="prefix", reason="no hex digits"
+            )
+        async for page in self._backend.listed(prefix):
+            yield page
+
+    async def delete(self, digests: Iterable[str], *, within_s: float = math.inf) -> None:
+        """Delete objects; those that are not there are no error.
+
+        The caller knows that nobody needs them, and that nobody puts them meanwhile.
+
+        Args:
+            digests: Which.
+            within_s: No deletion is begun later than this.
+
+        Raises:
+            Unavailable: The store does not answer, or it took too long; some may be deleted.
+        """
+        until = time.monotonic() + within_s
+        wanted = list(digests)
+        for digest in wanted:
+            key_of(digest)
+        await self._backend.delete(wanted, until)
+
+    async def now(self) -> float:
+        """The time by the store's own clock, in seconds since 1970; it costs a small write."""
+        return await self._backend.now()
 
     async def aclose(self) -> None:
         """Close the store's connections."""
@@ -151,13 +245,31 @@ class ObjectStore:
             if not self._backend.holds(digest)
         }
         if fresh:
+            await _claimed(fresh)
             await self._backend.write(await _offloaded(_blobs, fresh))
         return digests
+
+    async def _upload(self, path: Path) -> tuple[str, int]:
+        """Its digest is known at the end only, so that it is claimed behind the fact."""
+        while True:
+            digest, size = await self._backend.upload(path)
+            guard = GUARD.get()
+            if guard is None or not guard.careful:
+                return digest, size
+            await guard.claim([digest])
+            if not await self._backend.missing([digest]):
+                return digest, size
 
 
 class _Backend(Protocol):
     async def size(self, digest: str) -> int | None:
         """The size of the stored form, None where there is none."""
+
+    async def missing(self, digests: Sequence[str], /) -> list[str]:
+        """Those that are not stored."""
+
+    def distrust(self, digest: str) -> None:
+        """What is stored there is damaged: the next one to store it replaces it."""
 
     async def write(self, blobs: Sequence[Blob]) -> None:
         """Store small objects durably."""
@@ -167,6 +279,15 @@ class _Backend(Protocol):
 
     async def fetch(self, wanted: Sequence[Incoming]) -> None:
         """Give each its object."""
+
+    def listed(self, prefix: str, /) -> AsyncIterator[list[Stored]]:
+        """The objects whose digests begin with the prefix, in pages that are not empty."""
+
+    async def delete(self, digests: Sequence[str], until: float, /) -> None:
+        """Delete them, beginning no deletion after `until` of the monotonic clock."""
+
+    async def now(self) -> float:
+        """The store's time."""
 
     def holds(self, digest: str) -> bool:
         """Whether it is certain, without a look, that the object is stored."""
@@ -188,12 +309,23 @@ def _backend(url: str, options: dict[str, Any], deadline_s: float) -> _Backend:
     return Plain(url, options, deadline_s)
 
 
+async def _claimed(digests: Collection[str]) -> None:
+    guard = GUARD.get()
+    if guard is not None and guard.careful:
+        await guard.claim(digests)
+
+
 async def _offloaded(work: Callable[[Items], Done], items: Items) -> Done:
     """In a thread where it would hold up the event loop."""
     data = items.values() if isinstance(items, dict) else items
     if sum(map(len, data)) < _OFFLOAD:
         return work(items)
     return await asyncio.to_thread(work, items)
+
+
+def _digest_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digests(items: Sequence[bytes]) -> list[str]:

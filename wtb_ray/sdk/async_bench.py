@@ -27,13 +27,14 @@ from wtb_ray.sdk.flows import (
 from wtb_ray.sdk.integrity import AsyncIntegrity
 from wtb_ray.sdk.project import WorkflowProject
 from wtb_ray.sdk.steering_async import AsyncSteering
+from wtb_ray.sdk.storage import AsyncStoring
 from wtb_ray.sdk.stream import EventStream
 from wtb_ray.sdk.views import BatchView, Execution, batch_html
 
 Answer = TypeVar("Answer")
 
 
-class AsyncTestBench(AsyncSteering, AsyncEnvironments, AsyncIntegrity):
+class AsyncTestBench(AsyncSteering, AsyncEnvironments, AsyncIntegrity, AsyncStoring):
     """A bench at a URL, at `WTB_URL`, or the local stack, which is started if none runs.
 
     An async context manager; it connects when it is first used. `actor` is whom the

@@ -28,6 +28,7 @@ from wtb_ray.sdk.flows import (
 from wtb_ray.sdk.integrity import Integrity
 from wtb_ray.sdk.project import WorkflowProject
 from wtb_ray.sdk.steering_sync import Steering
+from wtb_ray.sdk.storage import Storing
 from wtb_ray.sdk.stream import EventStream
 from wtb_ray.sdk.views import BatchView, Execution, batch_html
 from wtb_ray.states import TERMINAL_CELL
@@ -35,7 +36,7 @@ from wtb_ray.states import TERMINAL_CELL
 Answer = TypeVar("Answer")
 
 
-class WTBTestBench(Steering, Environments, Integrity):
+class WTBTestBench(Steering, Environments, Integrity, Storing):
     """A bench at a URL, at `WTB_URL`, or the local stack, which is started if none runs.
 
     A context manager; the stack goes on when it is closed.

@@ -9,7 +9,6 @@ import inspect
 import io
 import os
 import site
-import stat
 import sys
 import sysconfig
 import zipfile
@@ -37,7 +36,6 @@ ALWAYS_IGNORED = frozenset(
     | {".mypy_cache", ".pytest_cache", ".ruff_cache", ".ipynb_checkpoints"}
 )
 _VENV_MARKER = "pyvenv.cfg"
-_EPOCH = (1980, 1, 1, 0, 0, 0)
 _MIB = 1 << 20
 
 
@@ -82,10 +80,11 @@ def _packed(folder: Path, main: str | None, paths: Iterable[str]) -> bytes:
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
         for name, lines in markers.items():
             if lines:
-                _add(archive, name, "".join(f"{line}\n" for line in lines).encode(), 0o644)
+                text = "".join(f"{line}\n" for line in lines).encode()
+                bundle_names.add(archive, name, text, executable=False)
         for name, path in sorted(files.items()):
-            executable = path.stat().st_mode & 0o100
-            _add(archive, name, path.read_bytes(), 0o755 if executable else 0o644)
+            executable = bool(path.stat().st_mode & 0o100)
+            bundle_names.add(archive, name, path.read_bytes(), executable=executable)
     data = out.getvalue()
     if len(data) > BUNDLE_MAX_MB * _MIB:
         raise _too_large(folder, files)
@@ -417,10 +416,3 @@ def _too_large(root: Path, files: dict[str, Path]) -> errors.BundleRejected:
         field="root",
         reason="too_large",
     )
-
-
-def _add(archive: zipfile.ZipFile, name: str, content: bytes, mode: int) -> None:
-    info = zipfile.ZipInfo(name, date_time=_EPOCH)
-    info.create_system = 3  # unix, on every system
-    info.external_attr = (stat.S_IFREG | mode) << 16
-    archive.writestr(info, content)

@@ -55,10 +55,19 @@ def operated(call: Call[Result | control.Operation], kind: Any) -> Flow[Result]:
     while operation.status == "RUNNING":
         yield patience.pause(f"operation {operation.id}", operation.status)
         operation = yield from ask(steering_calls.operation(operation.id))
+    result: Result = result_of(operation, kind)
+    return result
+
+
+def result_of(operation: control.Operation, kind: Any) -> Any:
+    """What an operation that has ended gave.
+
+    Raises:
+        WTBError: What it failed with.
+    """
     if operation.error is not None:
         raise calls.error_from(operation.error)
-    result: Result = TypeAdapter(kind).validate_python(operation.result, strict=False)
-    return result
+    return TypeAdapter(kind).validate_python(operation.result, strict=False)
 
 
 def moved(call: Call[ExecutionInfo], wait: bool, timeout: float | None) -> Flow[Execution]:

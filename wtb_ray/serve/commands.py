@@ -13,7 +13,13 @@ from referencing import Registry
 from referencing.exceptions import Unresolvable
 
 from wtb_ray import bindings, errors, requests
-from wtb_ray.api import NodeOutcome
+from wtb_ray.api import (
+    CollectionReport,
+    CollectRequest,
+    NodeOutcome,
+    RehashReport,
+    RehashRequest,
+)
 from wtb_ray.control import (
     AnswersRequest,
     ExecuteNodeRequest,
@@ -44,6 +50,8 @@ from wtb_ray.states import EXECUTION, ExecutionStatus
 from wtb_ray.store import Store
 
 Register = Callable[[ProjectSpec, str], Awaitable[ProjectVersion]]
+Track = Callable[..., Awaitable[Any]]
+"""`track(method, *args)`: has the file tracker do something."""
 
 
 class Commands:
@@ -57,11 +65,13 @@ class Commands:
         wake: Callable[[], Awaitable[None]],
         register: Register,
         integrity: Callable[..., Awaitable[Any]],
+        track: Track,
     ) -> None:
         self._store = store
         self._wake = wake
         self._register = register
         self._integrity = integrity
+        self._track = track
         self._operating = Operating(store, ask, wake)
         self._travel = Travel(self._operating)
 
@@ -222,6 +232,19 @@ class Commands:
     async def many(self, items: Sequence[Item], actor: str, seed: str | None) -> Outcomes:
         """See `Travel.many`."""
         return await self._travel.many(items, actor, seed)
+
+    async def collect(self, request: CollectRequest, actor: str) -> CollectionReport | Operation:
+        """Deletes stored objects that nothing needs, or counts them."""
+        work = self._tracked("collect", request.dry_run, request.grace_s, actor)
+        return await self._operating.in_time("collect", None, work)
+
+    async def rehash(self, request: RehashRequest, actor: str) -> RehashReport | Operation:
+        """Checks stored objects, and repairs them if that is wanted."""
+        work = self._tracked("rehash", request.sample, request.digests, request.repair)
+        return await self._operating.in_time("rehash", None, work)
+
+    async def _tracked(self, method: str, *args: Any) -> Any:
+        return await self._track(method, *args)
 
     async def pause_batch(self, id: str, actor: str) -> Batch:
         """Starts nothing more of a batch; what runs is given back at its next boundary."""

@@ -17,6 +17,7 @@ from ray.serve.exceptions import RayServeException
 
 from wtb_ray import errors, placement
 from wtb_ray.db import Database
+from wtb_ray.holds import Holds
 from wtb_ray.objects import ObjectStore
 from wtb_ray.serve.auth import Gate
 from wtb_ray.serve.stream import Feed
@@ -65,7 +66,12 @@ class Context:
     """The controller's handle: `controller.method.remote(...)` is awaited."""
     feed: Feed
     gate: Gate = field(default_factory=Gate)
+    holds: Holds = field(init=False)
+    """Leases on the objects that this process stores and reads."""
     _running: set[asyncio.Task[Any]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.holds = Holds(self.store.holds, "ingress")
 
     async def command(self, method: str, *args: Any) -> Any:
         """Has the controller do something.
@@ -95,5 +101,6 @@ class Context:
         await self.feed.close()
         if self._running:
             await asyncio.wait(self._running, timeout=5)
+        await self.holds.close()
         await self.objects.aclose()
         await self.db.close()

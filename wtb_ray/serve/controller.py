@@ -8,17 +8,21 @@ of `wtb_ray.errors`.
 import asyncio
 import logging
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import ray
 
-from wtb_ray import cluster, errors, placement, plan, requests, scoring, telemetry
+from wtb_ray import cluster, errors, files, placement, plan, requests, scoring, telemetry
 from wtb_ray.api import (
     BatchTestRequest,
     ExecuteRequest,
     Leaderboard,
+    RestoredTrash,
+    TrashRestoreRequest,
 )
 from wtb_ray.db import Database
+from wtb_ray.holds import Holds
 from wtb_ray.model import (
     Batch,
     BatchSpec,
@@ -50,6 +54,7 @@ class ExecutionController(EnvironmentCommands, Commands):
         self._db = await Database(self._url, size=settings.pool_size, name="wtb-controller").open()
         self._store = Store(self._db)
         self._objects = ObjectStore(settings.objects())
+        self._holds = Holds(self._store.holds, "controller")
         self._runners = cluster.RayRunners(settings, self._url)
         self._placement = placement.Placement(settings.for_runners(), self._url)
         super().__init__(
@@ -57,7 +62,8 @@ class ExecutionController(EnvironmentCommands, Commands):
             ask=self._ask,
             wake=cluster.wake_scheduler,
             register=self.register,
-            integrity=cluster.ask_integrity,
+            integrity=partial(cluster.ask, "integrity"),
+            track=partial(cluster.ask, "files"),
         )
         self._boards: dict[tuple[str, str], asyncio.Task[Leaderboard]] = {}
         await asyncio.to_thread(cluster.ensure_singletons, settings, self._url)
@@ -80,14 +86,26 @@ class ExecutionController(EnvironmentCommands, Commands):
             return await self._store.projects.register_known(spec, actor=actor)
         except errors.UnknownVersion:
             pass
-        if spec.bundle is not None and not await self._objects.exists(spec.bundle):
-            raise errors.UnknownBundle(
-                f"bundle {spec.bundle} was not uploaded: PUT bundles/{spec.bundle} first",
-                field="bundle",
-                reason="not uploaded",
+        async with self._holds.writing() as session:
+            if spec.bundle is not None and await self._objects.secured([spec.bundle]):
+                raise errors.UnknownBundle(
+                    f"bundle {spec.bundle} was not uploaded: PUT bundles/{spec.bundle} first",
+                    field="bundle",
+                    reason="not uploaded",
+                )
+            graph, workflows = await self._runners.describe(spec)
+            return await self._store.projects.register(
+                spec, graph, workflows, actor=actor, lease=session.id
             )
-        graph, workflows = await self._runners.describe(spec)
-        return await self._store.projects.register(spec, graph, workflows, actor=actor)
+
+    async def restore_trash(
+        self, id: str, request: TrashRestoreRequest, actor: str
+    ) -> RestoredTrash:
+        """Brings displaced files back, beside what the execution has now."""
+        async with self._holds.writing() as session:
+            return await files.restore_trash(
+                self._store, self._objects, id, request, actor=actor, lease=session.id
+            )
 
     async def execute(
         self, project: str, request: ExecuteRequest, actor: str, id: str | None = None
@@ -227,8 +245,12 @@ def _leaderboard(settings: Settings, url: str, batch_id: str) -> Leaderboard:
             Database(url, size=2, name="wtb-leaderboard") as db,
             ObjectStore(settings.objects()) as objects,
         ):
-            if (await Store(db).batches.get(batch_id)).status in TERMINAL_BATCH:
-                await results.export(db, objects, batch_id)
+            store = Store(db)
+            if (await store.batches.get(batch_id)).status in TERMINAL_BATCH:
+                holds = Holds(store.holds, "leaderboard")
+                async with holds.writing() as session:
+                    await results.export(db, objects, batch_id, lease=session.id)
+                await holds.close()
             return await results.compute_leaderboard(db, objects, batch_id)
 
     return asyncio.run(run())

@@ -24,6 +24,7 @@ from wtb_ray.serve import (
     http_executions,
     http_files,
     http_integrity,
+    http_tracker,
     http_travel,
     http_workflows,
 )
@@ -100,6 +101,8 @@ def build_api(context: Context) -> FastAPI:
         http_control.operations,
         http_travel.commands,
         http_travel.reads,
+        http_tracker.commands,
+        http_tracker.reads,
         http_files.commands,
         http_files.reads,
         http_diff.reads,

@@ -11,6 +11,8 @@ from wtb_ray.serve.http_requests import Here
 
 router = APIRouter(prefix="/bundles", tags=["bundles"])
 
+UPLOADED_S = 3600.0
+"""How long a bundle waits for its project."""
 Digest = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -25,14 +27,16 @@ Digest = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$")]
     },
 )
 async def put_bundle(sha256: Digest, request: Request, here: Here) -> StoredBundle:
-    """Stores a zip archive of code; storing it again changes nothing."""
+    """Stores a zip archive of code, for an hour if no project is registered with it by then."""
     data = bytearray()
     async for chunk in request.stream():
         data += chunk
     archive = bytes(data)
     del data
     await asyncio.to_thread(bundles.check, archive, sha256)
-    await here.objects.put(archive)
+    async with here.holds.writing():
+        await here.objects.put(archive)
+        await here.holds.leave([sha256], UPLOADED_S)
     return StoredBundle(digest=sha256, bytes=len(archive))
 
 

@@ -15,7 +15,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
 
-from wtb_ray import files
+from wtb_ray import errors, files
 from wtb_ray.api import FileList, Page, RestoredTrash, TrashRestoreRequest
 from wtb_ray.model import FileEntry, TrashedFile
 from wtb_ray.serve.context import Context
@@ -79,7 +79,14 @@ async def read_file(
     if entry.size <= INLINE:
         content = await here.objects.get(entry.digest)
         return Response(content, headers=headers, media_type="application/octet-stream")
-    verified = await _verified(here, entry.digest)
+    async with here.holds.reading([manifest] if manifest else []):
+        if await here.store.files.manifest_at(execution_id, checkpoint) != manifest:
+            raise errors.Conflict(
+                f"the files of execution {execution_id} have changed meanwhile: try again",
+                field="path",
+                reason="changed meanwhile",
+            )
+        verified = await _verified(here, entry.digest)
     headers["Content-Length"] = str(entry.size)
     return StreamingResponse(
         _chunks(verified), headers=headers, media_type="application/octet-stream"

@@ -52,3 +52,21 @@ INSERT INTO restore_points (thread_id, checkpoint_id, seq, task_ids, inner_ids, 
 SELECT %(thread_id)s, %(head)s, coalesce(n.seq + 1, 0), coalesce(n.task_ids, '{}'),
        coalesce(n.inner_ids, '{}'), %(manifest)s, 'trash'
 FROM (SELECT) one LEFT JOIN newest n ON true
+
+-- name: commits_of_execution
+SELECT p.checkpoint_id, p.thread_id, p.number, p.step, p.seq, p.reason, p.manifest, p.created_at,
+       c.files, c.bytes
+FROM (
+    SELECT s.checkpoint_id, s.thread_id, b.number, s.step, -1 AS seq, s.source AS reason,
+           s.manifest, s.created_at
+    FROM branches b JOIN steps s USING (thread_id)
+    WHERE b.execution_id = %(id)s AND s.manifest IS NOT NULL
+    UNION ALL
+    SELECT p.checkpoint_id, p.thread_id, b.number, coalesce(s.step, -2), p.seq, p.reason,
+           p.manifest, p.created_at
+    FROM branches b JOIN restore_points p USING (thread_id)
+    LEFT JOIN steps s USING (thread_id, checkpoint_id)
+    WHERE b.execution_id = %(id)s AND p.manifest IS NOT NULL
+) p LEFT JOIN commits c USING (manifest)
+WHERE (p.number, p.step, p.seq) < (%(number)s, %(step)s, %(seq)s)
+ORDER BY p.number DESC, p.step DESC, p.seq DESC LIMIT %(limit)s

@@ -16,6 +16,9 @@ WHERE e.id = claim.id AND e.epoch = claim.epoch AND e.thread_id = claim.thread_i
 RETURNING e.id, e.epoch, e.thread_id,
     e.wanted || coalesce(E'\x1f' || nullif(array_to_string(e.breakpoints, E'\x1f'), ''), '')
 
+-- name: leases
+SELECT id FROM object_holds WHERE id = ANY(%s::text[]) FOR KEY SHARE
+
 -- name: xid
 SELECT pg_current_xact_id()::text AS xid
 

@@ -10,11 +10,13 @@ from wtb_ray.store.audit import Audit
 from wtb_ray.store.batches import Batches
 from wtb_ray.store.branches import Branches
 from wtb_ray.store.cells import Cells
+from wtb_ray.store.collections import Collections
 from wtb_ray.store.control import Control
 from wtb_ray.store.environments import Environments, Venvs
 from wtb_ray.store.events import Events
 from wtb_ray.store.executions import Executions
 from wtb_ray.store.files import Files
+from wtb_ray.store.holds import Holding
 from wtb_ray.store.idempotency import Idempotency
 from wtb_ray.store.integrity import Integrity
 from wtb_ray.store.leases import Leases
@@ -38,6 +40,8 @@ class Store:
         self.parking = Parkings(db)
         self.operations = Operations(db)
         self.files = Files(db)
+        self.holds = Holding(db)
+        self.collections = Collections(db)
         self.cells = Cells(db)
         self.batches = Batches(db)
         self.leases = Leases(db)

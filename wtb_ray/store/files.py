@@ -15,6 +15,7 @@ from wtb_ray.db import Connection, Database
 from wtb_ray.model import Frozen
 from wtb_ray.states import ExecutionStatus
 from wtb_ray.store.events import Entry, append_many
+from wtb_ray.store.holds import still_held
 from wtb_ray.store.sql import SQL
 from wtb_ray.store.transactions import in_order, transact
 
@@ -62,6 +63,29 @@ class Kept(NamedTuple):
     manifest: str | None
 
 
+class Commit(Frozen):
+    """A file tree with the place that it belongs to."""
+
+    checkpoint_id: str
+    thread_id: str
+    number: int
+    """Of the branch."""
+    step: int
+    seq: int
+    """-1: the checkpoint's own; from 0 on: of a restore point at it."""
+    reason: str
+    manifest: str
+    created_at: datetime
+    files: int | None
+    bytes: int | None
+    """None: not weighed yet."""
+
+
+Place = tuple[int, int, int]
+"""Branch, step and restore point."""
+NEWEST: Final[Place] = ((1 << 31) - 1,) * 3
+
+
 class Files:
     """All changes and reads of the file trees of executions."""
 
@@ -103,13 +127,36 @@ class Files:
             cursor = await conn.execute(SQL["restores_of_execution"], {"id": execution_id})
             return [Restore(**row) for row in await cursor.fetchall()]
 
+    async def commits(self, execution_id: str, limit: int, before: Place = NEWEST) -> list[Commit]:
+        """The file trees of an execution's own branches, abandoned ones included, newest first.
+
+        Raises:
+            UnknownExecution: There is none with this id.
+        """
+        number, step, seq = before
+        params = {"id": execution_id, "limit": limit, "number": number, "step": step, "seq": seq}
+        async with self._db.connection() as conn:
+            await _execution(conn, execution_id)
+            rows = await (await conn.execute(SQL["commits_of_execution"], params)).fetchall()
+        return [Commit(**row) for row in rows]
+
     async def record_restore(
-        self, execution_id: str, epoch: int, restored: Restored, reason: str, *, actor: str
+        self,
+        execution_id: str,
+        epoch: int,
+        restored: Restored,
+        reason: str,
+        *,
+        actor: str,
+        lease: str | None = None,
     ) -> list[int]:
         """Says that an owner brought its files back; gives an id for each tree that it displaced.
 
+        Those are stored under `lease`.
+
         Raises:
             Fenced: The execution has been taken over since.
+            Unavailable: The lease has run out.
         """
 
         async def work(conn: Connection) -> list[int]:
@@ -122,6 +169,7 @@ class Files:
                     state=row["status"],
                     epoch=row["epoch"],
                 )
+            await still_held(conn, lease)
             ids = await _insert_restores(conn, row, restored, reason)
             event = events.FilesRestored(
                 manifest=restored.manifest,
@@ -144,10 +192,14 @@ class Files:
         paths: Sequence[str],
         *,
         actor: str,
+        lease: str | None = None,
     ) -> str:
         """Gives a resting execution another file tree, unless it has it; the checkpoint that has it.
 
+        That is stored under `lease`.
+
         Raises:
+            Unavailable: The lease has run out.
             UnknownExecution: There is none with this id.
             InvalidTransition: It runs, or is about to; the state found is named.
             NoConsistentFiles: It has no checkpoint that files could belong to.
@@ -172,6 +224,7 @@ class Files:
             head: str = row["head"]
             if new_manifest == current:
                 return head
+            await still_held(conn, lease)
             point = {"thread_id": row["thread_id"], "head": head, "manifest": new_manifest}
             await conn.execute(SQL["insert_trash_point"], point)
             event = events.TrashRestored(

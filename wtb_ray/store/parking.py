@@ -17,6 +17,7 @@ from wtb_ray.model import Parking
 from wtb_ray.parking import PROCESS
 from wtb_ray.states import PauseStrategy
 from wtb_ray.store.events import Entry, append_many
+from wtb_ray.store.holds import still_held
 from wtb_ray.store.sql import SQL
 from wtb_ray.store.transactions import transact
 
@@ -83,10 +84,15 @@ class Parkings:
 
         return await transact(self._db, work)
 
-    async def displace(self, id: str, epoch: int, found: str | None) -> None:
+    async def displace(
+        self, id: str, epoch: int, found: str | None, lease: str | None = None
+    ) -> None:
         """Says what was in a directory that goes, where that is not what the execution goes on with.
 
+        That is stored under `lease`.
+
         Raises:
+            Unavailable: The lease has run out.
             Fenced: It has been sent on, or moved, since.
         """
 
@@ -98,6 +104,7 @@ class Parkings:
                     field="epoch",
                     reason="moved on",
                 )
+            await still_held(conn, lease)
             place = {"id": id}
             kept = await (await conn.execute(SQL["manifest_of_head"], place)).fetchone()
             after = None if kept is None else kept["manifest"]

@@ -11,6 +11,7 @@ from wtb_ray.api import Page
 from wtb_ray.db import Connection, Database
 from wtb_ray.model import GraphInfo, ProjectSpec, ProjectVersion, canonical
 from wtb_ray.store.events import Entry, append_many
+from wtb_ray.store.holds import still_held
 from wtb_ray.store.pages import page
 from wtb_ray.store.sql import SQL
 from wtb_ray.store.transactions import in_order, transact
@@ -32,10 +33,15 @@ class Projects:
         workflows: dict[str, GraphInfo],
         *,
         actor: str,
+        lease: str | None = None,
     ) -> ProjectVersion:
         """Makes this version the project's newest; a version that exists keeps its first graph.
 
         A project that was removed is there again, with its earlier versions.
+        Its bundle is stored under `lease`.
+
+        Raises:
+            Unavailable: The lease has run out.
         """
         params = {
             "version": spec.version(),
@@ -46,6 +52,7 @@ class Projects:
         }
 
         async def work(conn: Connection) -> None:
+            await still_held(conn, lease)
             found = await _locked(conn, spec.name)
             await conn.execute(SQL["upsert_project"], params)
             made = await (await conn.execute(SQL["insert_version"], params)).fetchone()

@@ -19,6 +19,7 @@ from wtb_ray.model import Fault, Parking, Score, ScorerSpec
 from wtb_ray.states import ExecutionStatus, PauseReason, Wanted
 from wtb_ray.store import parking, restore_points
 from wtb_ray.store.changes import Change, apply
+from wtb_ray.store.holds import still_held
 from wtb_ray.store.sql import SQL
 from wtb_ray.store.transactions import in_order, transact
 
@@ -66,6 +67,8 @@ class Settlement:
     """Whether it rests within a super-step, so that what tasks have written so far is to be kept."""
     manifest: str | None = None
     """The files of that restore point."""
+    lease: str | None = None
+    """Under which they are stored."""
     parking: Parking | None = None
     """What a pause keeps of what the execution had for itself."""
 
@@ -131,6 +134,8 @@ async def _settle(
             if not _settled(row, item):
                 row = check_fence(row, item.execution_id, item.epoch, item.owner)
                 change = _decide(row, item, actor or item.owner, max_attempts)
+                if item.restore_point and change.status in RESTS:
+                    await _check_lease(conn, item)
                 changes.append(change)
                 if item.restore_point and change.status in RESTS:
                     reason = item.reason or change.command
@@ -150,6 +155,17 @@ async def _settle(
         if change.status == ExecutionStatus.PAUSED and change.row["id"] in parked:
             await parking.report(conn, change.row, parked[change.row["id"]], change.actor)
     return answers
+
+
+async def _check_lease(conn: Connection, item: Settlement) -> None:
+    """Its execution is given back then, and goes on from the restore point before."""
+    try:
+        await still_held(conn, item.lease)
+    except errors.Unavailable as e:
+        raise errors.Fenced(
+            f"the files of {item.execution_id} took so long that some may be gone again",
+            reason="lease",
+        ) from e
 
 
 def _settled(row: DictRow | None, item: Settlement) -> bool:

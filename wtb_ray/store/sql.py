@@ -6,6 +6,8 @@ from wtb_ray.db import queries
 
 FILES: Final = (
     "audit",
+    "holds",
+    "collections",
     "projects",
     "environments",
     "executions",
