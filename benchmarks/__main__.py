@@ -12,7 +12,17 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from benchmarks import common, control, files, growth, parking, startup, throughput, waiting
+from benchmarks import (
+    collection,
+    common,
+    control,
+    files,
+    growth,
+    parking,
+    startup,
+    throughput,
+    waiting,
+)
 
 Measure = Callable[[argparse.Namespace], tuple[dict[str, Any], list[common.Target]]]
 
@@ -34,6 +44,7 @@ MEASURES: dict[str, Measure] = {
         repeats=options.repeats or (10 if options.quick else 40)
     ),
     "parking": lambda options: parking.run(repeats=options.repeats or (5 if options.quick else 20)),
+    "collection": lambda options: collection.run(objects=100_000 if options.quick else 1_000_000),
     "growth": lambda options: growth.run(executions=2500 if options.quick else 5000),
 }
 
