@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 from benchmarks import (
+    collection,
     common,
     control,
     environments,
@@ -49,6 +50,7 @@ MEASURES: dict[str, Measure] = {
         repeats=options.repeats or (1 if options.quick else 3)
     ),
     "starts": lambda options: starts.run(repeats=options.repeats or (3 if options.quick else 7)),
+    "collection": lambda options: collection.run(objects=100_000 if options.quick else 1_000_000),
     "growth": lambda options: growth.run(executions=2500 if options.quick else 5000),
 }
 

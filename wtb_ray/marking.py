@@ -7,7 +7,7 @@ bytes is, which can only keep more. Reads only, and never what other work rememb
 
 import asyncio
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +56,8 @@ class Reached:
 
     def _settle(self) -> None:
         if self._waiting:
-            self._sorted = np.unique(np.concatenate([self._sorted, *self._waiting]))
+            self._sorted = np.sort(np.concatenate([self._sorted, *self._waiting]))
+            self._sorted = self._sorted[_first_of_equal(self._sorted)]
             self._waiting, self._count = [], 0
 
 
@@ -154,5 +155,12 @@ def _heads(raw: bytes | bytearray) -> NDArray[np.bytes_]:
 
 def _distinct(raw: bytes | bytearray) -> bytes:
     """Each digest once, in order."""
-    _, first = np.unique(np.frombuffer(raw, "S32"), return_index=True)
-    return np.frombuffer(raw, np.uint8).reshape(-1, SIZE)[first].tobytes()
+    digests = np.sort(np.frombuffer(raw, "S32"))
+    return digests[_first_of_equal(digests)].tobytes()
+
+
+def _first_of_equal(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which of sorted values differ from the one before."""
+    first = np.ones(values.size, np.bool_)
+    np.not_equal(values[1:], values[:-1], out=first[1:])
+    return first

@@ -57,6 +57,35 @@ async def get_ready(here: Here, response: Response) -> Health:
     )
 
 
+ROUTERS: tuple[APIRouter, ...] = (
+    health,
+    http_workflows.commands,
+    http_workflows.reads,
+    http_executions.commands,
+    http_executions.reads,
+    http_control.commands,
+    http_control.reads,
+    http_control.operations,
+    http_travel.commands,
+    http_travel.reads,
+    http_tracker.commands,
+    http_tracker.reads,
+    http_files.commands,
+    http_files.reads,
+    http_diff.reads,
+    http_batches.commands,
+    http_batches.reads,
+    http_bundles.router,
+    http_environments.commands,
+    http_environments.reads,
+    http_events.router,
+    http_audit.router,
+    http_integrity.commands,
+    http_integrity.reads,
+)
+"""Everything below `/api/v1`."""
+
+
 async def _database(here: Context) -> str:
     try:
         async with asyncio.timeout(READY_S):
@@ -90,32 +119,7 @@ def build_api(context: Context) -> FastAPI:
     api.add_middleware(Entrance, gate=context.gate, max_body_mb=context.settings.max_body_mb)
     api.include_router(health, include_in_schema=False)
     base = APIRouter(prefix=BASE, responses={**failed, 422: {"model": ErrorAnswer}})
-    for router in (
-        health,
-        http_workflows.commands,
-        http_workflows.reads,
-        http_executions.commands,
-        http_executions.reads,
-        http_control.commands,
-        http_control.reads,
-        http_control.operations,
-        http_travel.commands,
-        http_travel.reads,
-        http_tracker.commands,
-        http_tracker.reads,
-        http_files.commands,
-        http_files.reads,
-        http_diff.reads,
-        http_batches.commands,
-        http_batches.reads,
-        http_bundles.router,
-        http_environments.commands,
-        http_environments.reads,
-        http_events.router,
-        http_audit.router,
-        http_integrity.commands,
-        http_integrity.reads,
-    ):
+    for router in ROUTERS:
         base.include_router(router)
     api.include_router(base)
     return api

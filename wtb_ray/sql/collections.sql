@@ -34,7 +34,7 @@ UPDATE collections SET owners = %(owners)s WHERE id = %(id)s
 
 -- name: condemn
 INSERT INTO condemned (digest, size)
-SELECT * FROM unnest(%(digests)s::bytea[], %(sizes)s::bigint[]) ON CONFLICT DO NOTHING
+SELECT * FROM unnest(%(digests)b::bytea[], %(sizes)b::bigint[]) ON CONFLICT DO NOTHING
 
 -- name: advance_collection
 UPDATE collections SET done = %(done)s, counts = %(counts)s WHERE id = %(id)s
@@ -54,10 +54,10 @@ WHERE digest > %(after)s AND doomed IS NULL ORDER BY digest LIMIT %(limit)s
 
 -- name: doom
 UPDATE condemned SET doomed = %(epoch)s, doomed_at = now()
-WHERE digest = ANY(%(digests)s::bytea[]) AND doomed IS NULL RETURNING digest, size
+WHERE digest = ANY(%(digests)b::bytea[]) AND doomed IS NULL RETURNING digest, size
 
 -- name: pardon
-DELETE FROM condemned WHERE digest = ANY(%(digests)s::bytea[]) AND doomed IS NULL
+DELETE FROM condemned WHERE digest = ANY(%(digests)b::bytea[]) AND doomed IS NULL
 
 -- name: doomed_by_others
 SELECT digest, size, doomed, doomed_at < now() - make_interval(secs => %(sure_s)s) AS sure,
@@ -65,7 +65,7 @@ SELECT digest, size, doomed, doomed_at < now() - make_interval(secs => %(sure_s)
 FROM condemned WHERE doomed IS NOT NULL AND doomed <> %(epoch)s ORDER BY digest LIMIT 1000
 
 -- name: forget_doomed
-DELETE FROM condemned WHERE digest = ANY(%(digests)s::bytea[]) AND doomed IS NOT NULL
+DELETE FROM condemned WHERE digest = ANY(%(digests)b::bytea[]) AND doomed IS NOT NULL
 RETURNING size
 
 -- name: count_swept

@@ -28,10 +28,10 @@ SELECT FROM object_holds WHERE id = %(id)s FOR KEY SHARE
 SELECT generation, sweeping FROM collecting
 
 -- name: take_back
-DELETE FROM condemned WHERE digest = ANY(%(digests)s::bytea[]) AND doomed IS NULL
+DELETE FROM condemned WHERE digest = ANY(%(digests)b::bytea[]) AND doomed IS NULL
 
 -- name: doomed_among
-SELECT count(*) AS doomed FROM condemned WHERE digest = ANY(%(digests)s::bytea[])
+SELECT count(*) AS doomed FROM condemned WHERE digest = ANY(%(digests)b::bytea[])
 
 -- name: expire_holds
 -- What a runner commits is fenced by its own lease, so its holds stand as long as that.
