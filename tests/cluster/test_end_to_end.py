@@ -237,7 +237,7 @@ def test_a_batch_is_stopped_in_the_middle(
 def test_a_run_is_stopped_at_its_next_step(bench: WTBTestBench, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     execution = bench.run(NAME, {"gate": str(gate)}, {"_workflow": "waiting"}, wait=False)
-    wait_until(lambda: bench.get_execution(execution.id).status == "RUNNING")
+    wait_until((tmp_path / "gate.reached").exists)
     bench.stop(execution.id, "why not")
     gate.touch()
     ended = bench.wait(execution, timeout=60)

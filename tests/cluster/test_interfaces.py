@@ -55,6 +55,12 @@ GET /audit/verify
 GET /audit/timeline/{execution_id}
 GET /audit/timeline/batch/{batch_id}
 GET /executions/{execution_id}/audit
+GET /integrity
+POST /integrity
+GET /files/stats
+POST /files/collect
+POST /files/rehash
+GET /executions/{execution_id}/commits
 GET /environments
 POST /environments
 GET /environments/stats

@@ -51,6 +51,9 @@ def cases(tmp_path: Path) -> str:
     return str(path)
 
 
+PLAIN = {"active": True, "environment": None, "resources": None}
+
+
 def test_projects_are_listed_and_shown_with_their_nodes_and_variants(wtb: Wtb) -> None:
     listed = wtb("project", "list")
     assert listed.exit_code == 0
@@ -97,8 +100,8 @@ def test_registering_sends_variants_parameters_and_graphs(
     assert spec["name"] == "flow"
     assert spec["bundle"], "the folder of the code was not sent"
     assert spec["variants"] == {
-        "retrieve": {"tfidf": {"implementation": "flow:tfidf", "params": {"k": 8}, "active": True}},
-        "answer": {"long": {"implementation": None, "params": {"style": "long"}, "active": True}},
+        "retrieve": {"tfidf": {"implementation": "flow:tfidf", "params": {"k": 8}, **PLAIN}},
+        "answer": {"long": {"implementation": None, "params": {"style": "long"}, **PLAIN}},
     }
     assert spec["workflow_variants"] == {"other": "flow:other"}
     assert "registered flow as version 111111111111" in result.stderr

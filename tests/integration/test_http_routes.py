@@ -27,6 +27,9 @@ async def http(url: str, tmp_path: Path) -> AsyncIterator[HttpBench]:
         yield bench
 
 
+PLAIN = {"active": True, "environment": None, "resources": None}
+
+
 async def test_health_and_readiness(http: HttpBench) -> None:
     for prefix in ("", "/api/v1"):
         health = await http.client.get(f"{prefix}/health")
@@ -65,7 +68,7 @@ async def test_workflows(http: HttpBench) -> None:
     nodes = await http.get("/workflows/p/nodes")
     assert [(n["name"], list(n["variants"])) for n in nodes] == [("a", []), ("b", ["fast"])]
     assert await http.get("/workflows/p/nodes/b/variants") == {
-        "fast": {"implementation": None, "params": {"model": "small"}, "active": True}
+        "fast": {"implementation": None, "params": {"model": "small"}, **PLAIN}
     }
     assert await http.get("/workflows/p/nodes/a/variants") == {}
 

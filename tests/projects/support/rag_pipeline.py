@@ -100,6 +100,8 @@ def waiting_graph() -> StateGraph[Any]:
     def wait(state: Waiting) -> Waiting:
         began = time.time()
         time.sleep(state.get("seconds", 0))
+        if "gate" in state:
+            open(f"{state['gate']}.reached", "w").close()
         while "gate" in state and not os.path.exists(state["gate"]):
             time.sleep(0.02)
         return {
