@@ -49,6 +49,8 @@ DELETE_S: Final = 30.0
 SURE_S: Final = 180.0
 SETTLED_S: Final = 10.0
 """What a process that has died may still have under way to a store that is not a disk."""
+STAGED_S: Final = 86_400.0
+"""Nobody stages an object for longer: its process has died."""
 BATCH: Final = 1000
 SHARDS: Final = "0123456789abcdef"
 """First digits of digests: the store is listed by them."""
@@ -169,6 +171,8 @@ class Collector:
             if found.damaged:
                 return await self._failed(fence, id, found)
             await self._condemn(fence, id, marker, found, grace_s)
+            if not found.garbage:
+                return await self._finished(fence, id, found)
             await self._step("generation")
             counts = dataclasses.asdict(found)
             generation = await self._rows.next_generation(fence, id, counts)
@@ -179,6 +183,10 @@ class Collector:
         if found.damaged:
             return await self._failed(fence, id, found)
         await self._sweep(fence, id, marker, found)
+        return await self._finished(fence, id, found)
+
+    async def _finished(self, fence: Fence, id: int, found: Found) -> CollectionReport:
+        await self._objects.tidy(STAGED_S)
         await self._step("finish")
         counts = dataclasses.asdict(found)
         return report(await self._rows.finish(fence, id, counts, None, self._actor))

@@ -1,6 +1,7 @@
 """Garbage goes and nothing else: each way in which writers, readers and collectors may get between."""
 
 import asyncio
+import hashlib
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
@@ -342,6 +343,28 @@ async def test_a_workspace_that_is_open_all_the_while_notices_a_collection(
     assert await local.whole(manifest)
 
 
+async def test_a_directory_that_was_only_read_is_taken_back_too(gc: CollectingBench) -> None:
+    """What a process has read it need not put again; but what it has read may be condemned."""
+    writer, made = gc.writer(), await gc.bench.execution()
+    garbage = await tree(gc.objects, FILES)
+    gate = Gate("mark again")
+    collecting = asyncio.create_task(gc.collector(gate).collect(0.0))
+    await gate.reached.wait()
+    workspace = gc.tracked("ws", writer.objects)
+    for path, data in FILES.items():
+        (gc.path / "ws" / "files" / path).parent.mkdir(parents=True, exist_ok=True)
+        (gc.path / "ws" / "files" / path).write_bytes(data)
+        (gc.path / "ws" / "files" / path).chmod(0o644)
+    async with writer.holds.writing() as session:
+        assert set(await manifests.read(writer.objects, garbage)) > set(FILES)
+        manifest = (await workspace.snapshot()).manifest
+        assert manifest == garbage
+        gate.open.set()
+        assert (await collecting).swept == 0
+        await writer.name(made.thread_id, 0, manifest, session.id)
+    assert await gc.whole(manifest)
+
+
 async def test_what_a_restore_was_displacing_when_it_died_stays_for_the_next_one(
     local: CollectingBench,
 ) -> None:
@@ -368,8 +391,9 @@ async def test_what_a_restore_was_displacing_when_it_died_stays_for_the_next_one
     assert await local.whole(restored.displaced) == {"mine": ("file", b"displaced", 0o644)}
 
 
+@pytest.mark.parametrize("gone", ["tree", "content"])
 async def test_a_journal_that_lay_for_too_long_names_nothing_that_is_gone(
-    local: CollectingBench,
+    local: CollectingBench, gone: str
 ) -> None:
     writer = local.writer()
     _, target = await local.named(FILES)
@@ -385,7 +409,10 @@ async def test_a_journal_that_lay_for_too_long_names_nothing_that_is_gone(
     await writer.holds.close()
     async with local.bench.db.connection() as conn:
         await conn.execute("UPDATE object_holds SET until = now() - interval '1 s'")
-    assert (await local.collect()).swept == 2
+    if gone == "content":
+        await local.objects.delete([hashlib.sha256(b"displaced").hexdigest()])
+    else:
+        assert (await local.collect()).swept == 2
     restored = await local.tracked("ws", local.writer().objects).restore(target)
     assert restored.displaced is None
     assert set(await local.whole(target)) == {"a", "d", "d/b", "d/e", "d/e/c"}
@@ -408,13 +435,15 @@ async def test_a_tree_that_is_read_stays_when_its_rows_go(local: CollectingBench
 
 async def test_a_reader_that_begins_while_a_collection_waits(local: CollectingBench) -> None:
     reader, (made, manifest) = local.writer(), await local.named(FILES)
+    garbage = await local.objects.put(b"garbage")
     gate = Gate("wait")
     collecting = asyncio.create_task(local.collector(gate).collect(0.0))
     await gate.reached.wait()
     async with reader.holds.reading([manifest]):
         await local.forget(made.thread_id)
         gate.open.set()
-        assert (await collecting).swept == 0
+        assert (await collecting).swept == 1
+        assert garbage not in await local.digests()
         assert await local.whole(manifest)
 
 
@@ -470,6 +499,7 @@ async def test_a_collector_that_dies_is_followed_by_one_that_finishes(
 
 
 async def test_only_one_collector_is_at_work(local: CollectingBench) -> None:
+    await local.objects.put(b"garbage")
     gate = Gate("generation")
     first = asyncio.create_task(local.collector(gate).collect(0.0))
     await gate.reached.wait()

@@ -90,3 +90,16 @@ async def test_more_than_a_page_is_listed_and_deleted(s3: dict[str, Any], raw_s3
         assert sorted(await listed(objects, "ab")) == digests
         await objects.delete(digests)
         assert await listed(objects) == {}
+
+
+async def test_what_was_staged_and_never_became_an_object_goes(store: Store) -> None:
+    objects, raw = store
+    digest = await objects.put(b"an object")
+    folder = place(objects, digest).partition("/blobs/")[0]
+    raw.makedirs(f"{folder}/tmp", exist_ok=True)
+    raw.pipe_file(f"{folder}/tmp/0123", b"its process has died")
+    assert await objects.tidy(3600.0) == 0
+    assert raw.exists(f"{folder}/tmp/0123")
+    assert await objects.tidy(-10.0) == 1
+    assert not raw.exists(f"{folder}/tmp/0123")
+    assert list(await listed(objects)) == [digest]

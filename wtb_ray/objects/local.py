@@ -80,6 +80,9 @@ class Local:
     async def delete(self, digests: Sequence[str], until: float) -> None:
         await asyncio.to_thread(self._delete, digests, until)
 
+    async def tidy(self, older_s: float) -> int:
+        return await asyncio.to_thread(self._tidy, older_s)
+
     async def now(self) -> float:
         return await asyncio.to_thread(self._now)
 
@@ -123,6 +126,15 @@ class Local:
                 )
             with self._translated(writing=True), suppress(FileNotFoundError):
                 os.unlink(path)
+
+    def _tidy(self, older_s: float) -> int:
+        youngest, removed = self._now() - older_s, 0
+        for name, found in self._scanned(str(self._tmp), "").items():
+            if found is not None and found.st_mtime < youngest:
+                with self._translated(writing=True), suppress(FileNotFoundError):
+                    os.unlink(f"{self._tmp}/{name}")
+                    removed += 1
+        return removed
 
     def _now(self) -> float:
         path = f"{self._tmp}/{secrets.token_hex(8)}"

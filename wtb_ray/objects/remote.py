@@ -90,6 +90,14 @@ class Remote(ABC):
         for some in rounds:
             await self._call(partial(self._delete_before, until, [key_of(d) for d in some]))
 
+    async def tidy(self, older_s: float) -> int:
+        youngest = await self.now() - older_s
+        staged = await self._call(self._staged)
+        old = [key for key, modified in staged if modified < youngest]
+        for some in (old[i : i + _DELETED] for i in range(0, len(old), _DELETED)):
+            await self._call(partial(self._delete, some))
+        return len(old)
+
     async def now(self) -> float:
         key = f"tmp/{secrets.token_hex(8)}"
         await self._send(key, b"now")
@@ -207,6 +215,10 @@ class Remote(ABC):
     @abstractmethod
     async def _modified(self, key: str) -> float: ...
 
+    @abstractmethod
+    async def _staged(self) -> list[tuple[str, float]]:
+        """What lies in `tmp/`, with its times: leftovers, a few."""
+
     def _misplaced(self, error: object, reason: str) -> errors.ConfigurationError:
         return errors.ConfigurationError(
             f"objects cannot be kept in {self._url}: {error}",
@@ -274,6 +286,13 @@ class Plain(Remote):
 
     async def _modified(self, key: str) -> float:
         return await asyncio.to_thread(self._time_of, self._path(key), {})
+
+    async def _staged(self) -> list[tuple[str, float]]:
+        found = await asyncio.to_thread(self._ls, "tmp")
+        paths = [(str(info["name"]), info) for info in found]
+        return [
+            (f"tmp/{path.rpartition('/')[2]}", self._time_of(path, info)) for path, info in paths
+        ]
 
     def _ls(self, folder: str) -> list[dict[str, Any]]:
         try:

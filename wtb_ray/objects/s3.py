@@ -177,6 +177,14 @@ class S3(Remote):
                 raise self._misplaced(what, "no permission")
             raise ConnectionError(f"not deleted: {what}")
 
+    async def _staged(self) -> list[tuple[str, float]]:
+        where = {"Bucket": self._bucket, "Prefix": f"{self._prefix}tmp/"}
+        answer = await self._fs._call_s3("list_objects_v2", **where)
+        return [
+            (item["Key"].removeprefix(self._prefix), item["LastModified"].timestamp())
+            for item in answer.get("Contents", ())
+        ]
+
     async def _modified(self, key: str) -> float:
         found: float = (await self._request("head_object", key))["LastModified"].timestamp()
         return found

@@ -223,6 +223,13 @@ class ObjectStore:
             key_of(digest)
         await self._backend.delete(wanted, until)
 
+    async def tidy(self, older_s: float) -> int:
+        """Remove what was staged so many seconds ago and never became an object; gives how many.
+
+        Parts of uploads to S3 are not listed: rules of the bucket expire them.
+        """
+        return await self._backend.tidy(older_s)
+
     async def now(self) -> float:
         """The time by the store's own clock, in seconds since 1970; it costs a small write."""
         return await self._backend.now()
@@ -285,6 +292,9 @@ class _Backend(Protocol):
 
     async def delete(self, digests: Sequence[str], until: float, /) -> None:
         """Delete them, beginning no deletion after `until` of the monotonic clock."""
+
+    async def tidy(self, older_s: float, /) -> int:
+        """Remove what was staged so long ago."""
 
     async def now(self) -> float:
         """The store's time."""
