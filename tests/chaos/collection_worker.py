@@ -116,6 +116,17 @@ class Job:
             return
         assert not report.damaged, report.damaged
 
+    async def tend(self) -> None:
+        """The tracker that is always there: it goes on with what was cut off."""
+        while True:
+            try:
+                await Collector(
+                    self.store, self.objects, actor="files", ttl_s=TTL_S, settled_s=0.0
+                ).collect(0.0)
+                return
+            except (errors.Conflict, errors.Fenced):
+                await asyncio.sleep(0.2)
+
     async def _tree(self) -> TrackedTree:
         (self.beside / "files").mkdir(parents=True, exist_ok=True)
         tree = TrackedTree(self.beside / "files", CONFIG, self.objects, beside=self.beside)

@@ -73,12 +73,15 @@ async def bench(db: Database) -> AsyncIterator[StoreBench]:
 def jobs_of(chance: random.Random, executions: list[str], common: dict[str, Any]) -> Any:
     """Jobs that run at the same time: one that changes the files of each execution, and others."""
     kinds = [(chance.choice(["write", "write", "restore"]), id) for id in executions]
-    kinds += [(kind, chance.choice(executions)) for kind in ("read", "trim", "collect", "collect")]
+    others = ("read", "trim", "collect", "collect", "tend")
+    kinds += [(kind, chance.choice(executions)) for kind in others]
     jobs = []
     for kind, execution in kinds:
         job = {**common, "kind": kind, "execution": execution, "seed": chance.random()}
         how = chance.random()
-        if how < 0.2:
+        if kind == "tend":
+            pass
+        elif how < 0.2:
             job["dies_at"] = int(chance.uniform(2, 22) ** 2)
         elif how < 0.4:
             job["after_s"] = chance.uniform(0.01, 1.5)

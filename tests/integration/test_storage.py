@@ -19,6 +19,7 @@ from tests.integration.store_bench import StoreBench
 from wtb_ray import bundles, errors, manifests
 from wtb_ray.actors.files import FileTracker
 from wtb_ray.cli import app
+from wtb_ray.collection import Collector
 from wtb_ray.control import Operation
 from wtb_ray.events import Cursor
 from wtb_ray.model import Execution, FileTrackingConfig, ProjectSpec
@@ -348,6 +349,35 @@ async def test_the_tracker_collects_when_it_is_due(
                 await asyncio.sleep(0.05)
         await tracker.close()
     assert await tracker.configured()
+
+
+async def test_the_tracker_goes_on_with_what_was_cut_off(
+    bench: StoreBench, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it collects by itself never: writers may wait for it."""
+    monkeypatch.setattr("wtb_ray.actors.files.LOOK_S", 0.1)
+    settings = Settings(data_dir=tmp_path, gc_every_s=0)
+
+    class Killed(BaseException):
+        pass
+
+    async def die(step: str) -> None:
+        if step == "doom":
+            raise Killed
+
+    async with ObjectStore(settings.objects()) as objects:
+        digest = await objects.put(b"garbage")
+        with pytest.raises(Killed):
+            await Collector(bench.store, objects, actor="a", pause=die).collect(0.0)
+        tracker = FileTracker(settings, url)
+        async with asyncio.timeout(20):
+            while await objects.exists(digest):
+                await asyncio.sleep(0.05)
+            while not (await bench.store.collections.newest(1))[0].ended_at:
+                await asyncio.sleep(0.05)
+        await asyncio.sleep(0.5)
+        await tracker.close()
+    assert len(await bench.store.collections.newest(10)) == 1
 
 
 async def test_the_tracker_weighs_trees_beforehand(

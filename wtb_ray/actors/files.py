@@ -7,6 +7,7 @@ changes only those that are damaged. So it may be killed at any instruction.
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable, Collection
 from typing import Final
 
@@ -23,8 +24,8 @@ from wtb_ray.store import Store
 log = logging.getLogger(__name__)
 
 ACTOR: Final = "files"
-LOOK_S: Final = 60.0
-"""How often it looks whether a collection is due; one that waits is gone on with as often."""
+LOOK_S: Final = 10.0
+"""How often it looks whether a collection is due, or was cut off: writers may wait for its end."""
 WEIGH_S: Final = 300.0
 WEIGHED: Final = 100
 """Trees that are weighed in one go."""
@@ -118,21 +119,18 @@ class FileTracker:
             try:
                 await self._db.open()
                 await do()
-            except (errors.Unavailable, errors.Conflict, errors.Fenced) as e:
+            except errors.Conflict as e:  # somebody else does it
+                log.debug("%s: %s", action, e, extra={"action": action})
+            except (errors.Unavailable, errors.Fenced) as e:
                 log.warning("%s: %s", action, e, extra={"action": action})
             except Exception:  # a defect in one round must not end all of them
                 log.exception("%s failed", action, extra={"action": action})
 
     async def _collect_if_due(self) -> None:
-        if not self._settings.gc_every_s:
-            return
-        newest = await self._store.collections.since()
-        if newest is not None:
-            status, age_s = newest
-            waits = status is CollectionStatus.SWEEPING
-            if not waits and age_s < self._settings.gc_every_s:
-                return
-        await self.collect(dry_run=False)
+        status, age_s = await self._store.collections.since() or (None, math.inf)
+        due = 0 < self._settings.gc_every_s <= age_s
+        if status is CollectionStatus.SWEEPING or due:
+            await self.collect(dry_run=False)
 
     async def _weigh(self) -> None:
         while found := await self._store.collections.unweighed(WEIGHED):
