@@ -5,7 +5,7 @@ holds nothing but its stream: another one, on any replica, may go on with the sa
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, Final
 
@@ -98,7 +98,7 @@ class Session:
             return
         goes_on = kind in ("step", "continue_run") or (kind == "fork" and request.fork.run)
         if isinstance(found, Operation):
-            self._watch(about, self._tell_end(about, found, goes_on))
+            self._watch(self._tell_end, about, found, goes_on)
         elif goes_on:
             self._watch_rest(about, found)
 
@@ -117,10 +117,10 @@ class Session:
         _, body = status_of(self._context, error)
         await self._tell(about, error=messages.error(body))
 
-    def _watch(self, about: str, work: Coroutine[Any, Any, None]) -> None:
+    def _watch(self, tell: Callable[..., Awaitable[None]], about: str, *args: Any) -> None:
         async def watch() -> None:
             try:
-                await work
+                await tell(about, *args)
             except Exception as e:  # noqa: BLE001 (it is told)
                 await self._refuse(about, e)
 
@@ -130,7 +130,7 @@ class Session:
 
     def _watch_rest(self, about: str, found: Execution | Forked) -> None:
         for one in found.executions if isinstance(found, Forked) else [found]:
-            self._watch(about, self._tell_rest(about, one.id))
+            self._watch(self._tell_rest, about, one.id)
 
     async def _tell_rest(self, about: str, id: str) -> None:
         # A rest that the look at the execution does not see has its event after the cursor.
