@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
+from contextvars import Context
 from functools import partial
 from typing import Final
 
@@ -160,7 +161,9 @@ class Holds:
 
     def _keep(self) -> None:
         if self._keeper is None or self._keeper.done():
-            self._keeper = asyncio.create_task(self._run())
+            # In a context of its own: that of a node would keep its graph for as long as this runs.
+            loop = asyncio.get_running_loop()
+            self._keeper = loop.create_task(self._run(), context=Context())
 
     async def _run(self) -> None:
         while self._sessions or self._reads:

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Collection
 from contextlib import aclosing
+from contextvars import Context
 from typing import Final, Protocol
 
 from wtb_ray import errors
@@ -181,7 +182,9 @@ class Nodes:
             return found
         task = self._spawning.get(key)
         if task is None:
-            task = self._spawning[key] = asyncio.create_task(self._spawn(apart))
+            # In contexts of their own: that of a node would keep its graph for as long as they run.
+            loop = asyncio.get_running_loop()
+            task = self._spawning[key] = loop.create_task(self._spawn(apart), context=Context())
             task.add_done_callback(lambda _: self._spawning.pop(key, None))
         return await asyncio.shield(task)
 
@@ -190,7 +193,8 @@ class Nodes:
         self._members[apart.key] = member
         self._environments[apart.key] = member.actor.environment
         if self._reaping is None:
-            self._reaping = asyncio.create_task(self._reap())
+            loop = asyncio.get_running_loop()
+            self._reaping = loop.create_task(self._reap(), context=Context())
         return member
 
     async def _made(self, apart: Apart, *, describing: bool) -> NodeActor:
