@@ -51,7 +51,7 @@ SETTLED_S: Final = 10.0
 """What a process that has died may still have under way to a store that is not a disk."""
 STAGED_S: Final = 86_400.0
 """Nobody stages an object for longer: its process has died."""
-BATCH: Final = 1000
+BATCH: Final = 4000
 SHARDS: Final = "0123456789abcdef"
 """First digits of digests: the store is listed by them."""
 CONDEMNED_AT_ONCE: Final = 10_000
