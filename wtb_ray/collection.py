@@ -19,6 +19,8 @@ A collector that dies is followed by one with a higher fencing number, which goe
 waits until the other's last deletions have been carried out: until its process is provably gone, or
 `SURE_S` have passed, as no deletion is begun later than `DELETE_S` after the dooming and a request
 is given up, or has reached the store, within its deadline of two minutes.
+What no store can fence is left: a collector that is stopped between its look at the clock and the
+very call that deletes, for longer than `SURE_S`, and then goes on.
 """
 
 import asyncio
