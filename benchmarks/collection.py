@@ -49,6 +49,7 @@ def run(*, objects: int = 1_000_000) -> tuple[dict[str, Any], list[common.Target
         asyncio.run(_name(url, made))
         prepared_s = time.monotonic() - began
         server.settle()
+        os.sync()
         surveyed = _measured(url, directory, delete=False)
         collected = _measured(url, directory, delete=True)
     common.table(
@@ -175,7 +176,8 @@ def _main(url: str, directory: str, delete: bool, pipe: Connection) -> None:
 
 async def _collect(url: str, directory: str, delete: bool) -> dict[str, Any]:
     async with Database(url) as db, ObjectStore(f"file://{directory}") as objects:
-        collector = Collector(Store(db), objects, actor="benchmark")
+        stages = _Stages()
+        collector = Collector(Store(db), objects, actor="benchmark", pause=stages)
         await db.row("SELECT 1 AS one")
         before, began = _peak_mib(), time.monotonic()
         report = await (collector.collect(0.0) if delete else collector.survey(0.0))
@@ -184,9 +186,23 @@ async def _collect(url: str, directory: str, delete: bool) -> dict[str, Any]:
     return {
         **report.model_dump(mode="json", include={"listed", "marked", "garbage", "swept"}),
         "seconds": seconds,
+        "stages_s": dict(stages.seconds),
         "peak_mib": _peak_mib(),
         "grown_mib": _peak_mib() - before,
     }
+
+
+class _Stages:
+    """How long each step of a collection takes; what comes before the first is the marking."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._stage, self._since = "mark", time.monotonic()
+
+    async def __call__(self, step: str) -> None:
+        now = time.monotonic()
+        self.seconds[self._stage] = self.seconds.get(self._stage, 0.0) + now - self._since
+        self._stage, self._since = step, now
 
 
 def _peak_mib() -> float:

@@ -19,6 +19,8 @@ A collector that dies is followed by one with a higher fencing number, which goe
 waits until the other's last deletions have been carried out: until its process is provably gone, or
 `SURE_S` have passed, as no deletion is begun later than `DELETE_S` after the dooming and a request
 is given up, or has reached the store, within its deadline of two minutes.
+What no store can fence is left: a collector that is stopped between its look at the clock and the
+very call that deletes, for longer than `SURE_S`, and then goes on.
 """
 
 import asyncio
@@ -51,7 +53,7 @@ SETTLED_S: Final = 10.0
 """What a process that has died may still have under way to a store that is not a disk."""
 STAGED_S: Final = 86_400.0
 """Nobody stages an object for longer: its process has died."""
-BATCH: Final = 1000
+BATCH: Final = 4000
 SHARDS: Final = "0123456789abcdef"
 """First digits of digests: the store is listed by them."""
 CONDEMNED_AT_ONCE: Final = 10_000

@@ -59,6 +59,9 @@ def test_a_killed_runner_tears_no_file(bench: WTBTestBench, stack: Stack, tmp_pa
     assert change.diff is not None
     assert "+whole" in change.diff
     wait_until(lambda: not Path(directory).parent.exists(), 10)
+    back = bench.restore_trash(done.id, lost.restore_id)
+    assert "output/report.txt" in back.paths
+    assert bench.read_file(done.id, "output/report.txt") == b"alpha\nbeta\nhalf\n"
 
 
 def test_an_isolated_process_works_in_its_own_directory(

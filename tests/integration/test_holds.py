@@ -73,6 +73,7 @@ async def test_the_lease_of_a_runner_stands_as_long_as_its_own(
     holds._keeper.cancel()  # a node holds up its loop
     await asyncio.sleep(0.5)
     async with ObjectStore(f"file://{tmp_path}/objects") as objects:
+        await objects.put(b"garbage")
         waiting = await Collector(bench.store, objects, actor="c", wait_s=0.0).collect(0.0)
         assert waiting.waits_for == ["r1"]
         await bench.store.leases.bury("r1", 1, "dead", actor="me")

@@ -229,7 +229,8 @@ class Incoming:
         self._partial = None
 
     def abandon(self) -> None:
-        """Leave nothing behind; after `finish` this does nothing."""
+        """Leave nothing behind but `data`; after `finish` this only frees memory."""
+        self._frame = None
         with suppress(OSError):  # what could not be written cannot be flushed either
             self._out.close()
         if self._partial is not None:

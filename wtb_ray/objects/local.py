@@ -33,6 +33,7 @@ from wtb_ray.objects.waiting import bounded
 _SYNCERS = 8
 """fsyncs at the same time share commits of the file system's journal."""
 _READERS = 4
+_DELETERS = 4
 _READ_ROUND = 64
 _PAGE = 4096
 _MISPLACED = (PermissionError, NotADirectoryError, FileNotFoundError, IsADirectoryError)
@@ -78,7 +79,16 @@ class Local:
             yield page
 
     async def delete(self, digests: Sequence[str], until: float) -> None:
-        await asyncio.to_thread(self._delete, digests, until)
+        folders: dict[str, list[str]] = {}
+        for digest in digests:
+            self._durable.discard(digest)
+            folders.setdefault(digest[:2], []).append(digest)
+        # Not several in one directory, which one at a time may change.
+        await bounded(
+            _DELETERS,
+            list(folders.values()),
+            lambda some: asyncio.to_thread(self._delete, some, until),
+        )
 
     async def tidy(self, older_s: float) -> int:
         return await asyncio.to_thread(self._tidy, older_s)
@@ -118,14 +128,12 @@ class Local:
 
     def _delete(self, digests: Sequence[str], until: float) -> None:
         for digest in digests:
-            path = self._path(digest)
-            self._durable.discard(digest)
             if time.monotonic() > until:
                 raise errors.Unavailable(
                     f"object store {self._root} deletes too slowly", reason="object_store"
                 )
             with self._translated(writing=True), suppress(FileNotFoundError):
-                os.unlink(path)
+                os.unlink(self._path(digest))
 
     def _tidy(self, older_s: float) -> int:
         youngest, removed = self._now() - older_s, 0
