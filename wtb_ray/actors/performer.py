@@ -112,8 +112,9 @@ class Performer:
         except asyncio.CancelledError:
             if work.dropped:
                 return None
-            if work.ending is None:
-                raise
+            this = asyncio.current_task()
+            if work.ending is None or (this is not None and this.cancelling()):
+                raise  # not the nodes' time is over, but that of this process
             log.warning("%s did not end and is left behind", one.execution_id)
             return self._settlement(one, "cancel")
         finally:
