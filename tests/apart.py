@@ -43,6 +43,7 @@ def trace(state: State, name: str) -> None:
 
 
 def local(state: State) -> State:
+    wtb_ray.usage(tokens=2)
     return {"pids": [f"local {os.getpid()}"]}
 
 
@@ -68,6 +69,8 @@ async def remote(state: State, config: RunnableConfig, runtime: Runtime[Any]) ->
             trace(state, "hang")
             await asyncio.sleep(60)
     runtime.stream_writer({"seen": state["x"]})
+    wtb_ray.usage(tokens=40, cost=0.5)
+    await asyncio.to_thread(wtb_ray.usage, tokens=1)
     return {
         "pids": [f"remote {os.getpid()}"],
         "said": [
@@ -100,12 +103,14 @@ def blocking(state: State) -> State:
 
 def flaky(state: State, runtime: Runtime[Any]) -> State:
     assert runtime.execution_info is not None
+    wtb_ray.usage(tries=1)
     if runtime.execution_info.node_attempt < 3:
         raise ConnectionError("not yet")
     return {"said": [runtime.execution_info.node_attempt]}
 
 
 def parcel(parcel: Parcel) -> State:
+    wtb_ray.usage(parcels=parcel["number"])
     return {"said": [parcel["number"] * 10], "pids": [f"parcel {os.getpid()}"]}
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from wtb_ray import errors
-    from wtb_ray.context import params, workspace
+    from wtb_ray.context import params, usage, workspace
     from wtb_ray.environment import (
         EnvironmentConfig,
         EnvSpec,
@@ -42,6 +42,7 @@ __all__ = [
     "params",
     "scorer",
     "secret",
+    "usage",
     "workspace",
 ]
 
@@ -58,6 +59,7 @@ _HOMES = {
     "params": "wtb_ray.context",
     "scorer": "wtb_ray.scoring",
     "secret": "wtb_ray.secret_values",
+    "usage": "wtb_ray.context",
     "workspace": "wtb_ray.context",
 }
 

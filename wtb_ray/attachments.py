@@ -192,6 +192,8 @@ class Attachment:
             }
             if name in self.calls.environments:
                 run["environment"] = self.calls.environments[name]
+            if used := self.calls.used.pop(id, None):
+                run["usage"] = used
             ran.append(run)
         return ran
 

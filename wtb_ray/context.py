@@ -6,6 +6,7 @@ a graph also works without the bench.
 """
 
 import dataclasses
+import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -216,13 +217,22 @@ class Context:
 class Calls:
     """How many sync nodes of a run are at work in threads; a cancelled run does not end them."""
 
-    __slots__ = ("_lock", "environments", "running")
+    __slots__ = ("_lock", "environments", "running", "used")
 
     def __init__(self) -> None:
         self.running = 0
         self.environments: dict[str, str] = {}
         """Digests of what nodes ran in that ran apart, by name."""
+        self.used: dict[str, dict[str, float]] = {}
+        """What tasks of the root graph have used so far, by their ids."""
         self._lock = threading.Lock()
+
+    def spend(self, task_id: str, amounts: Mapping[str, float]) -> None:
+        """Adds to what a task has used; from any thread."""
+        with self._lock:
+            used = self.used.setdefault(task_id, {})
+            for name, amount in amounts.items():
+                used[name] = used.get(name, 0.0) + amount
 
     def add(self, count: int) -> None:
         """Counts one more, or one less."""
@@ -246,14 +256,41 @@ def params() -> dict[str, Any]:
     return dict(context.params.get(current_node() or "", {}))
 
 
+def usage(**amounts: float) -> None:
+    """Adds to what the running node has used: `usage(input_tokens=812, output_tokens=40, cost=0.0031)`.
+
+    The names are free. What a node used in all of its attempts stands with its step, as `usage` of the
+    node; that of a step that is cut off by a crash is lost with it. Right from any thread that has the
+    node's context; outside the bench it does nothing.
+
+    Raises:
+        InvalidRequest: An amount is negative, or no number.
+    """
+    for name, amount in amounts.items():
+        number = isinstance(amount, int | float) and not isinstance(amount, bool)
+        if not (number and math.isfinite(amount) and amount >= 0):
+            raise errors.InvalidRequest(
+                f"{name}={amount!r} is no amount", field=name, reason="not a number from 0 on"
+            )
+    context = _CONTEXT.get()
+    # The first part of the namespace is that of the root graph: its node, and the id of its task.
+    task_id = _namespace().partition("|")[0].partition(":")[2]
+    if context is not None and context.calls is not None and task_id:
+        context.calls.spend(task_id, amounts)
+
+
 def current_node() -> str | None:
     """Path of the node that this code runs in (`outer/inner` in a subgraph), None outside."""
-    try:
-        namespace = get_config().get("configurable", {}).get("checkpoint_ns", "")
-    except RuntimeError:  # not inside a graph
-        return None
-    parts = [part.partition(":")[0] for part in namespace.split("|") if not part.isdigit()]
+    parts = [part.partition(":")[0] for part in _namespace().split("|") if not part.isdigit()]
     return "/".join(parts) or None
+
+
+def _namespace() -> str:
+    """LangGraph's name of the place that this code runs in; empty outside a graph."""
+    try:
+        return str(get_config().get("configurable", {}).get("checkpoint_ns", ""))
+    except RuntimeError:  # not inside a graph
+        return ""
 
 
 @contextmanager

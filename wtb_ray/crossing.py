@@ -102,6 +102,8 @@ class Ended:
     traceback: str | None = None
     environment: str = ""
     """Digest of what the node ran in."""
+    used: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
+    """What the node used, by task id of the root graph."""
     commit: bool = False
     """Whether the node asked for its files to be kept."""
 
@@ -228,9 +230,12 @@ class _Caller:
                 self._config[CONF][CONFIG_KEY_SEND]([(RESUME, answers)])
 
     def _concluded(self, message: Ended, context: Context | None) -> Any:
-        if context is not None and context.calls is not None and message.environment:
-            outer = self._apart.node.partition("/")[0]
-            context.calls.environments[outer] = message.environment
+        if context is not None and context.calls is not None:
+            for task_id, amounts in message.used.items():
+                context.calls.spend(task_id, amounts)
+            if message.environment:
+                outer = self._apart.node.partition("/")[0]
+                context.calls.environments[outer] = message.environment
         if message.commit and context is not None and context.workspace is not None:
             context.workspace.commit()
         if message.asked:
@@ -264,7 +269,7 @@ async def perform(call: NodeCall, runnable: Any, calls: Calls) -> AsyncGenerator
     try:
         while (message := await messages.get()) is not None:
             yield message
-        yield _end(task, workspace)
+        yield dataclasses.replace(_end(task, workspace), used=calls.used)
     finally:
         task.cancel()
 

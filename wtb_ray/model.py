@@ -344,6 +344,8 @@ class NodeRun(Frozen):
     error: str | None = None
     environment: str | None = None
     """Digest of what it ran in, where that was one of its own."""
+    usage: dict[str, float] = Field(default_factory=dict)
+    """What it said by `wtb_ray.usage` that it used, of all attempts."""
 
 
 class Step(Frozen):

@@ -158,6 +158,8 @@ async def test_values_params_and_the_runtime_cross(bench: ApartBench) -> None:
     steps = await bench.store.executions.steps(done.id)
     ran = {run.name: run.environment for step in steps for run in step.nodes}
     assert ran == {"local": None, "remote": LocalNode.environment}
+    used = {run.name: run.usage for step in steps for run in step.nodes}
+    assert used == {"local": {"tokens": 2}, "remote": {"tokens": 41, "cost": 0.5}}
     assert {step.environment for step in steps} == {done.environment}
     assert done.environment is not None
     known = await bench.store.environments.get(done.environment)
@@ -170,6 +172,9 @@ async def test_commands_and_sends_go_where_they_say(bench: ApartBench) -> None:
     assert (await bench.state(gone))["said"] == ["gone", "far"]
     sent = await bench.run(spec(), {"x": 1, "how": "send"})
     assert sorted((await bench.state(sent))["said"]) == [10, 20, 30]
+    steps = await bench.store.executions.steps(sent.id)
+    parcels = [run.usage for step in steps for run in step.nodes if run.name == "parcel"]
+    assert sorted(used["parcels"] for used in parcels) == [1, 2, 3], "each its own"
 
 
 async def test_a_node_apart_asks_and_is_answered_in_order(bench: ApartBench) -> None:
@@ -209,6 +214,8 @@ async def test_what_a_node_raises_is_told_as_what_it_is(
 async def test_retries_and_timeouts_are_the_graphs(bench: ApartBench) -> None:
     tried = await bench.run(spec("tried", "flaky"), {"x": 1})
     assert (await bench.state(tried))["said"] == [3]
+    [run] = [run for s in await bench.store.executions.steps(tried.id) for run in s.nodes]
+    assert run.usage == {"tries": 3}, "of all attempts"
     log = bench.settings.data_dir / "log"
     late = await bench.run(spec("timed", "remote"), {"x": 1, "how": "hang", "log": str(log)})
     assert late.status == E.FAILED

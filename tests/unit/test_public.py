@@ -4,10 +4,12 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import wtb_ray
+from wtb_ray import errors
 
 
 def test_every_public_name_is_there() -> None:
@@ -25,3 +27,10 @@ def test_importing_the_package_loads_nothing_else() -> None:
     code = "import sys, wtb_ray; print([m for m in sys.modules if m.startswith('wtb_ray.')])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("amount", [-1, float("nan"), float("inf"), True, "3"])
+def test_usage_is_a_number_from_nothing_on(amount: Any) -> None:
+    with pytest.raises(errors.InvalidRequest, match="tokens="):
+        wtb_ray.usage(tokens=amount)
+    wtb_ray.usage(tokens=3)  # outside the bench it does nothing
