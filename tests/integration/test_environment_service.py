@@ -122,7 +122,7 @@ async def test_what_a_service_refuses_is_refused_in_its_words(
     here, asked = cache("here"), EnvSpec(packages=("lab",))
     try:
         with pytest.raises(errors.Unavailable, match="does not answer"):
-            await here.acquire(asked, None, address)
+            await here.acquire(asked, None, "127.0.0.1:1")
 
         async def answer() -> pb.Environment:
             raise errors.EnvironmentConflict("you want pydantic<2, and the bench needs it")

@@ -19,7 +19,6 @@ from wtb_ray.objects.blobs import SMALL, Blob, Incoming, Stored, encoded, key_of
 from wtb_ray.objects.guard import GUARD
 from wtb_ray.objects.local import Local
 from wtb_ray.objects.remote import Plain
-from wtb_ray.objects.s3 import S3
 
 Items = TypeVar("Items", Sequence[bytes], dict[str, bytes])
 Done = TypeVar("Done")
@@ -315,6 +314,8 @@ def _backend(url: str, options: dict[str, Any], deadline_s: float) -> _Backend:
             f"objects_url={url!r}: fsspec knows no protocol {protocol!r}", setting="objects_url"
         )
     if protocol in ("s3", "s3a"):
+        from wtb_ray.objects.s3 import S3  # noqa: PLC0415  # with s3fs it takes most of a start
+
         return S3(url, options, deadline_s)
     return Plain(url, options, deadline_s)
 

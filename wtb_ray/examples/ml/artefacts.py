@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wtb_ray.context import workspace
+from wtb_ray.examples.arrays import unpacked
 from wtb_ray.examples.ml.state import Artefact
 
 Arrays = dict[str, NDArray[Any]]
@@ -65,8 +66,7 @@ def save_arrays(path: str, arrays: Arrays) -> Artefact:
 
 
 def load_arrays(artefact: Artefact) -> Arrays:
-    with np.load(io.BytesIO(load(artefact)), allow_pickle=False) as stored:
-        return dict(stored)
+    return unpacked(load(artefact))
 
 
 def save_json(path: str, value: Any) -> Artefact:
