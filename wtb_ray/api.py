@@ -58,6 +58,10 @@ class BatchTestRequest(Frozen):
     scorers: list[ScorerSpec | str] = Field(default_factory=list)
     repetitions: int = 1
     node_errors: Literal["zero", "exclude"] = "zero"
+    share_prefix: bool = True
+    """Whether variants share the node runs of a case until their ways part."""
+    interrupts: Literal["fail", "wait"] = "fail"
+    """Whether a cell whose node asks something fails, or waits for an answer."""
     priority: int = Field(default=0, ge=-100, le=100)
     recursion_limit: int | None = Field(default=None, ge=1, le=100_000)
 

@@ -146,6 +146,8 @@ class ExecutionConfig(Frozen):
     """By node. Such a node runs in an actor of its own."""
     recursion_limit: int | None = Field(default=None, ge=1, le=100_000)
     """Most super-steps of an execution that names no limit itself."""
+    volatile_nodes: tuple[str, ...] = ()
+    """Nodes that depend on more than their state, such as the time: variants never share a run of one."""
 
 
 class Pins(Frozen):

@@ -252,6 +252,10 @@ class InvalidTransition(Conflict):
     """The command does not apply in the state found."""
 
 
+class SharedExecution(Conflict):
+    """Several cells share the execution, and the command would change the future of all of them."""
+
+
 class AlreadyExists(Conflict):
     """It exists already."""
 

@@ -148,6 +148,25 @@ class ExecutionForked(Event):
     binding: dict[str, str]
 
 
+class SplitPart(Frozen):
+    """Cells that go on together."""
+
+    execution: str
+    variants: list[int]
+    """Their places in the batch."""
+    cells: list[int]
+
+
+class ExecutionSplit(Event):
+    type: Literal["execution.split"] = "execution.split"
+    thread_id: str
+    checkpoint_id: str | None
+    """The last one that they share; null: they had not begun."""
+    step: int | None
+    parts: list[SplitPart]
+    """The first one goes on in the execution itself."""
+
+
 class InterruptAnswered(Event):
     type: Literal["interrupt.answered"] = "interrupt.answered"
     interrupts: list[str]
@@ -449,6 +468,7 @@ AnyEvent = Annotated[
     | ExecutionRetried
     | ExecutionRolledBack
     | ExecutionForked
+    | ExecutionSplit
     | InterruptAnswered
     | BreakpointsSet
     | NodeSwapped

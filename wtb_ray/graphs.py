@@ -254,7 +254,7 @@ class Graphs:
         """All nodes, as each variant has them, that run in actors of their own.
 
         Raises:
-            UnknownNode: An environment or resources are given for a node that no graph has.
+            UnknownNode: Something is configured for a node that no graph has.
         """
         found: dict[str, Apart] = {}
         known: set[str] = set()
@@ -269,7 +269,12 @@ class Graphs:
                 }
         named = {} if self.spec.environment is None else self.spec.environment.node_environments
         asked = {} if self.spec.execution is None else self.spec.execution.node_resources
-        for field, names in (("environment.node_environments", named), ("node_resources", asked)):
+        volatile = () if self.spec.execution is None else self.spec.execution.volatile_nodes
+        for field, names in (
+            ("environment.node_environments", named),
+            ("node_resources", asked),
+            ("execution.volatile_nodes", volatile),
+        ):
             if unknown := sorted(set(names) - known):
                 raise errors.UnknownNode(
                     f"no graph has a node {unknown[0]!r}",

@@ -172,6 +172,8 @@ class ProjectSpec(Frozen):
         optional = ("file_tracking", "workspace_isolation", "environment", "execution")
         unset = {name for name in optional if getattr(self, name) is None}
         found = self.model_dump(mode="json", exclude=unset)
+        if self.execution is not None and not self.execution.volatile_nodes:
+            del found["execution"]["volatile_nodes"]
         for variant in (v for variants in found["variants"].values() for v in variants.values()):
             if variant["active"]:
                 del variant["active"]
@@ -307,6 +309,8 @@ class Assignment(Frozen):
     """What the batch's case expects; for the scorers."""
     metadata: dict[str, Any] = Field(default_factory=dict)
     """The case's metadata; for the scorers."""
+    members: tuple[int, ...] = ()
+    """The variants of its batch that it still runs for, by their places."""
     manifest: str | None = None
     """The file tree of its newest restore point, when files are tracked."""
     wanted: str = "run"
@@ -450,6 +454,10 @@ class BatchSpec(Frozen):
     """Whether a cell with a node error counts as score 0 or is left out of the mean."""
     priority: int = Field(default=0, ge=-100, le=100)
     recursion_limit: int | None = Field(default=None, ge=1)
+    share_prefix: bool = True
+    """Whether variants share the node runs of a case until their ways part."""
+    interrupts: Literal["fail", "wait"] = "fail"
+    """Whether a cell whose node asks something fails, or waits for an answer."""
 
 
 class Batch(Frozen):
@@ -469,6 +477,8 @@ class Batch(Frozen):
     counts: dict[str, int]
     """Cells by status."""
     priority: int = 0
+    share_prefix: bool = True
+    interrupts: str = "fail"
     reason: str | None = None
     created_at: datetime
     started_at: datetime | None = None

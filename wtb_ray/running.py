@@ -31,6 +31,7 @@ from wtb_ray.entries import CompiledGraph, is_graph
 from wtb_ray.faults import fault_of
 from wtb_ray.model import Assignment, Fault, digest
 from wtb_ray.saver import Saver
+from wtb_ray.sharing import Group, Part
 from wtb_ray.states import Wanted
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,10 @@ STEPPED: Final = "step"
 ROOT: Final = "__root__"
 """The one channel of a state that is no mapping."""
 
-Kind = Literal["completed", "interrupted", "drained", "breakpoint", "failed", "fenced"]
+SPLIT: Final = "split"
+"""Why a run was drained whose variants part."""
+
+Kind = Literal["completed", "interrupted", "drained", "breakpoint", "split", "failed", "fenced"]
 
 
 class Control:
@@ -70,6 +74,8 @@ class Outcome:
     next_nodes: tuple[str, ...] = ()
     reason: str | None = None
     """Why it was drained, or which breakpoint it stands at."""
+    parts: tuple[Part, ...] = ()
+    """Of a split: the variants that go on together."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +142,7 @@ async def run(
     ran: Sequence[str] = (),
     passed: str | None = None,
     one_step: bool = False,
+    group: Group | None = None,
 ) -> Outcome:
     """Runs an attached execution from its head until it ends, asks, or is told to stop.
 
@@ -148,11 +155,12 @@ async def run(
         ran: The nodes that ended in its head, for breakpoints after them.
         passed: The checkpoint whose breakpoints a user has already sent it past.
         one_step: Stop after one super-step in which nodes ran.
+        group: The variants that it runs for; it stops before they part.
 
     Raises:
         Unavailable: The database did not answer; nothing can be said about the execution.
     """
-    one = _Run(compiled, attachment, assignment, control or Control(), ran, passed, one_step)
+    one = _Run(compiled, attachment, assignment, control or Control(), ran, passed, one_step, group)
     return await one.go(answers)
 
 
@@ -198,6 +206,7 @@ class _Run:
         ran: Sequence[str],
         passed: str | None,
         one_step: bool,
+        group: Group | None,
     ) -> None:
         self._compiled = compiled
         self._attachment = attachment
@@ -208,6 +217,8 @@ class _Run:
         self._own = compiled.breakpoints if assignment.batch_id is None else ()
         self._breakpoints = frozenset((*self._own, *assignment.breakpoints))
         self._one_step = one_step
+        self._group = group
+        self._parts: tuple[Part, ...] = ()
         self._ran = tuple(ran)
         self._ended: tuple[str, ...] = ()
         self._passed = passed
@@ -227,8 +238,16 @@ class _Run:
         ended = tuple(name for _, name in self._attachment.next_tasks)
         if self._one_step and metadata["step"] > 0:
             self._control.request_drain(STEPPED)
+        if self._part(nodes):
+            self._control.request_drain(SPLIT)
         self._last, self._ended = (checkpoint["id"], nodes), ended
         return Boundary(next_nodes=nodes, next_tasks=tasks)
+
+    def _part(self, following: Sequence[str]) -> bool:
+        """Whether the variants part before these nodes."""
+        parts = self._group.parts(following) if self._group is not None else ()
+        self._parts = parts if len(parts) > 1 else ()
+        return bool(self._parts)
 
     def wanted(self, wanted: str) -> None:
         """What another process asks for comes back with the commits."""
@@ -272,7 +291,11 @@ class _Run:
     def _looks(self, answers: Mapping[str, Any] | None) -> bool:
         """Whether something depends on the head before LangGraph is entered again."""
         return self._assignment.head is not None and bool(
-            answers or self._breakpoints or self._compiled.remembering or self._stepped
+            answers
+            or self._breakpoints
+            or self._compiled.remembering
+            or self._stepped
+            or self._group is not None
         )
 
     async def _before(self, head: _Head, answers: Mapping[str, Any] | None) -> Outcome | None:
@@ -280,7 +303,8 @@ class _Run:
         self._hit = self._breakpoint(head.id, head.waiting, self._ran)
         if self._stepped:
             self._control.request_drain(STEPPED)
-        if self._hit is not None or self._stepped or not head.following:
+        parted = self._part(head.waiting)
+        if self._hit is not None or self._stepped or parted or not head.following:
             return self._standing(head)
         if not answers and await self._begins(head):
             self._config["configurable"][RESUMING] = False
@@ -353,10 +377,12 @@ class _Run:
             kind, reason = "interrupted", "interrupt"
         elif self._hit is not None and not stopped:
             kind, reason = "breakpoint", self._hit
+        elif self._parts and not stopped:
+            kind, reason = "split", SPLIT
         elif reason is None:
             left = errors.GraphFailed(f"the graph returned although {list(head.waiting)} follow")
             return Outcome("failed", fault_of(left), next_nodes=head.waiting)
-        return Outcome(kind, None, head.interrupts, None, head.waiting, reason)
+        return Outcome(kind, None, head.interrupts, None, head.waiting, reason, self._parts)
 
     async def _head(self) -> _Head:
         found = await self._saver.aget_tuple(self._config)

@@ -46,15 +46,16 @@ class StoreBench:
         )
 
     async def batch(
-        self, cases: int = 3, variants: int = 2, *, started: bool = True, priority: int = 0
+        self, cases: int = 3, variants: int = 2, *, started: bool = True, **more: Any
     ) -> Batch:
+        """A batch of cells that share nothing, unless it is told otherwise."""
         names = [f"v{i}" for i in range(variants)]
         spec = BatchSpec(
             project=self.version.project,
             variants=tuple({"node": name} for name in names),
             cases=tuple(Case(id=f"c{i}", input={"x": i}, expected=i) for i in range(cases)),
             scorers=(EXACT,),
-            priority=priority,
+            **{"share_prefix": False, **more},
         )
         places = [(c * variants + v, v, c, 0) for c in range(cases) for v in range(variants)]
         batch = await self.store.batches.create(

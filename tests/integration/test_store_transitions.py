@@ -14,6 +14,7 @@ CELL_AFTER = {
     "cancel": CellStatus.CANCELLED,
     "pause": CellStatus.RUNNING,
     "requeue": CellStatus.RUNNING,
+    "split": CellStatus.RUNNING,
 }
 
 

@@ -15,9 +15,10 @@ from typing import Any, Final
 from wtb_ray import errors, graphs, plan, scoring
 from wtb_ray.actors.tracking import Tracking
 from wtb_ray.attachments import Attachment
-from wtb_ray.model import Assignment, Case, Fault, Score, ScorerSpec
+from wtb_ray.model import Assignment, Batch, Case, Fault, Score, ScorerSpec
 from wtb_ray.running import STEPPED
 from wtb_ray.saver import Saver
+from wtb_ray.sharing import Group
 from wtb_ray.states import PauseReason, Wanted
 from wtb_ray.store import Store
 from wtb_ray.store.settlements import DRAINED, WAITING, Kind, Settlement
@@ -25,7 +26,7 @@ from wtb_ray.store.settlements import DRAINED, WAITING, Kind, Settlement
 log = logging.getLogger(__name__)
 
 KNOWN_BATCHES: Final = 64
-"""Batches whose scorers are kept at hand."""
+"""Batches that are kept at hand."""
 FILES: Final = (errors.FilesRefused, errors.RestoreRefused, errors.StorageFull)
 """Why the files of an execution cannot be kept or brought back."""
 FILE_CODES: Final = frozenset(error.code for error in (*FILES, errors.QuotaExceeded))
@@ -68,7 +69,9 @@ class Performer:
         self._tracking = tracking
         self._grace_s = grace_s
         self._on_abandoned = on_abandoned
-        self._scorers: dict[str, tuple[ScorerSpec, ...]] = {}
+        self._batches: dict[str, Batch] = {}
+        self._scoring: set[str] = set()
+        """Those of them whose scorers are imported."""
         self._works: dict[Claim, _Work] = {}
         self._draining = False
 
@@ -184,6 +187,7 @@ class Performer:
             ran=one.ran,
             passed=one.passed,
             one_step=one.wanted == Wanted.STEP,
+            group=await self._group(one),
         )
         match outcome.kind:
             case "completed":
@@ -192,6 +196,8 @@ class Performer:
                 return await self._interrupted(one, outcome)
             case "breakpoint":
                 return self._settlement(one, "pause", reason=str(PauseReason.BREAKPOINT))
+            case "split":
+                return self._settlement(one, "split", parts=outcome.parts)
             case "failed":
                 if outcome.fault is not None and outcome.fault.code in FILE_CODES:
                     return self._unkept(one, outcome.fault)
@@ -209,7 +215,7 @@ class Performer:
         return self._settlement(one, "complete", scores=scores)
 
     async def _interrupted(self, one: Assignment, outcome: graphs.Outcome) -> Settlement:
-        if one.batch_id is not None:
+        if one.batch_id is not None and (await self._batch(one.batch_id)).interrupts == "fail":
             fault = Fault(
                 code=errors.InterruptInBatch.code,
                 type="InterruptInBatch",
@@ -262,14 +268,31 @@ class Performer:
             await self._store.executions.scoring(one.execution_id, one.epoch, self._runner)
         return [(spec, s) for spec in specs for s in await scoring.score(spec, outcome)]
 
+    async def _group(self, one: Assignment) -> Group | None:
+        """The variants that share the execution, where there are several."""
+        if one.batch_id is None or len(one.members) < 2:
+            return None
+        if one.members[-1] >= len((await self._batch(one.batch_id)).bindings):
+            del self._batches[one.batch_id]  # variants were added to it
+        bindings = (await self._batch(one.batch_id)).bindings
+        return Group(self._graphs.spec, {member: bindings[member] for member in one.members})
+
     async def _scorers_of(self, batch_id: str) -> tuple[ScorerSpec, ...]:
-        if batch_id not in self._scorers:
-            specs = (await self._store.batches.get(batch_id)).scorers
+        specs = (await self._batch(batch_id)).scorers
+        if batch_id not in self._scoring:
             await asyncio.to_thread(scoring.validate, specs)  # imports them
-            if len(self._scorers) >= KNOWN_BATCHES:
-                self._scorers.clear()
-            self._scorers[batch_id] = specs
-        return self._scorers[batch_id]
+            self._scoring.add(batch_id)
+        return specs
+
+    async def _batch(self, batch_id: str) -> Batch:
+        """What is the same for all cells of a batch."""
+        if batch_id not in self._batches:
+            batch = await self._store.batches.get(batch_id)
+            if len(self._batches) >= KNOWN_BATCHES:
+                self._batches.clear()
+                self._scoring.clear()
+            self._batches[batch_id] = batch
+        return self._batches[batch_id]
 
     def _settlement(self, one: Assignment, kind: Kind, **what: Any) -> Settlement:
         return Settlement(

@@ -56,6 +56,14 @@ NodeErrors = Annotated[
     Literal["zero", "exclude"],
     typer.Option("--node-errors", help="Whether a failed cell scores 0 or is left out."),
 ]
+ShareNothing = Annotated[
+    bool,
+    typer.Option("--share-nothing", help="Run every cell from its beginning, alone."),
+]
+Interrupts = Annotated[
+    Literal["fail", "wait"],
+    typer.Option("--interrupts", help="Whether a cell that asks something fails or waits."),
+]
 Version = Annotated[
     str | None,
     typer.Option("--version", metavar="DIGEST", help="A version's digest; default: the newest."),
@@ -73,6 +81,8 @@ def run(
     scorer: Scorers = None,
     repetitions: Repetitions = 1,
     node_errors: NodeErrors = "zero",
+    share_nothing: ShareNothing = False,
+    interrupts: Interrupts = "fail",
     version: Version = None,
     no_wait: NoWait = False,
     strict: Strict = False,
@@ -92,7 +102,9 @@ def run(
     """
     rows = options.matrix(variants or [], grid or [])
     specs = [options.scorer(text) for text in scorer or []]
-    more = BatchOptions(node_errors=node_errors)
+    more = BatchOptions(
+        node_errors=node_errors, share_prefix=not share_nothing, interrupts=interrupts
+    )
     if version is not None:
         more["version"] = version
     with options.connect(url) as bench:

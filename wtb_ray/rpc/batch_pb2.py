@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12wtb/v1/batch.proto\x12\x06wtb.v1\"b\n\x07\x42inding\x12)\n\x05nodes\x18\x01 \x03(\x0b\x32\x1a.wtb.v1.Binding.NodesEntry\x1a,\n\nNodesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"I\n\x08TestCase\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05input\x18\x02 \x01(\t\x12\x10\n\x08\x65xpected\x18\x03 \x01(\t\x12\x10\n\x08metadata\x18\x04 \x01(\t\"$\n\x06Scorer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x61rgs\x18\x02 \x01(\t\"\xd4\x02\n\x13RunBatchTestRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x14\n\x07version\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\'\n\x0evariant_matrix\x18\x03 \x03(\x0b\x32\x0f.wtb.v1.Binding\x12$\n\ntest_cases\x18\x04 \x03(\x0b\x32\x10.wtb.v1.TestCase\x12\x1f\n\x07scorers\x18\x05 \x03(\x0b\x32\x0e.wtb.v1.Scorer\x12\x18\n\x0brepetitions\x18\x06 \x01(\x05H\x01\x88\x01\x01\x12\x13\n\x0bnode_errors\x18\x08 \x01(\t\x12\x10\n\x08priority\x18\t \x01(\x05\x12\x1c\n\x0frecursion_limit\x18\n \x01(\rH\x02\x88\x01\x01\x12\x17\n\x0fidempotency_key\x18\x0b \x01(\tB\n\n\x08_versionB\x0e\n\x0c_repetitionsB\x12\n\x10_recursion_limit\"\xa8\x02\n\x11\x42\x61tchTestProgress\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\x12#\n\x06status\x18\x02 \x01(\x0e\x32\x13.wtb.v1.BatchStatus\x12\r\n\x05total\x18\x03 \x01(\x03\x12\x35\n\x06\x63ounts\x18\x04 \x03(\x0b\x32%.wtb.v1.BatchTestProgress.CountsEntry\x12\x10\n\x08\x66inished\x18\x05 \x01(\x03\x12\x0f\n\x07percent\x18\x06 \x01(\x01\x12\x11\n\x04rate\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x0bremaining_s\x18\x08 \x01(\x01H\x01\x88\x01\x01\x1a-\n\x0b\x43ountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x42\x07\n\x05_rateB\x0e\n\x0c_remaining_s*\xc9\x01\n\x0b\x42\x61tchStatus\x12\x1c\n\x18\x42\x41TCH_STATUS_UNSPECIFIED\x10\x00\x12\x18\n\x14\x42\x41TCH_STATUS_PENDING\x10\x01\x12\x18\n\x14\x42\x41TCH_STATUS_RUNNING\x10\x02\x12\x17\n\x13\x42\x41TCH_STATUS_PAUSED\x10\x03\x12\x1a\n\x16\x42\x41TCH_STATUS_COMPLETED\x10\x04\x12\x17\n\x13\x42\x41TCH_STATUS_FAILED\x10\x05\x12\x1a\n\x16\x42\x41TCH_STATUS_CANCELLED\x10\x06\x32U\n\tBatchTest\x12H\n\x0cRunBatchTest\x12\x1b.wtb.v1.RunBatchTestRequest\x1a\x19.wtb.v1.BatchTestProgress0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12wtb/v1/batch.proto\x12\x06wtb.v1\"b\n\x07\x42inding\x12)\n\x05nodes\x18\x01 \x03(\x0b\x32\x1a.wtb.v1.Binding.NodesEntry\x1a,\n\nNodesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"I\n\x08TestCase\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05input\x18\x02 \x01(\t\x12\x10\n\x08\x65xpected\x18\x03 \x01(\t\x12\x10\n\x08metadata\x18\x04 \x01(\t\"$\n\x06Scorer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x61rgs\x18\x02 \x01(\t\"\x94\x03\n\x13RunBatchTestRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x14\n\x07version\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\'\n\x0evariant_matrix\x18\x03 \x03(\x0b\x32\x0f.wtb.v1.Binding\x12$\n\ntest_cases\x18\x04 \x03(\x0b\x32\x10.wtb.v1.TestCase\x12\x1f\n\x07scorers\x18\x05 \x03(\x0b\x32\x0e.wtb.v1.Scorer\x12\x18\n\x0brepetitions\x18\x06 \x01(\x05H\x01\x88\x01\x01\x12\x13\n\x0bnode_errors\x18\x08 \x01(\t\x12\x10\n\x08priority\x18\t \x01(\x05\x12\x1c\n\x0frecursion_limit\x18\n \x01(\rH\x02\x88\x01\x01\x12\x17\n\x0fidempotency_key\x18\x0b \x01(\t\x12\x19\n\x0cshare_prefix\x18\x0c \x01(\x08H\x03\x88\x01\x01\x12\x12\n\ninterrupts\x18\r \x01(\tB\n\n\x08_versionB\x0e\n\x0c_repetitionsB\x12\n\x10_recursion_limitB\x0f\n\r_share_prefix\"\xa8\x02\n\x11\x42\x61tchTestProgress\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\x12#\n\x06status\x18\x02 \x01(\x0e\x32\x13.wtb.v1.BatchStatus\x12\r\n\x05total\x18\x03 \x01(\x03\x12\x35\n\x06\x63ounts\x18\x04 \x03(\x0b\x32%.wtb.v1.BatchTestProgress.CountsEntry\x12\x10\n\x08\x66inished\x18\x05 \x01(\x03\x12\x0f\n\x07percent\x18\x06 \x01(\x01\x12\x11\n\x04rate\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x0bremaining_s\x18\x08 \x01(\x01H\x01\x88\x01\x01\x1a-\n\x0b\x43ountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x42\x07\n\x05_rateB\x0e\n\x0c_remaining_s*\xc9\x01\n\x0b\x42\x61tchStatus\x12\x1c\n\x18\x42\x41TCH_STATUS_UNSPECIFIED\x10\x00\x12\x18\n\x14\x42\x41TCH_STATUS_PENDING\x10\x01\x12\x18\n\x14\x42\x41TCH_STATUS_RUNNING\x10\x02\x12\x17\n\x13\x42\x41TCH_STATUS_PAUSED\x10\x03\x12\x1a\n\x16\x42\x41TCH_STATUS_COMPLETED\x10\x04\x12\x17\n\x13\x42\x41TCH_STATUS_FAILED\x10\x05\x12\x1a\n\x16\x42\x41TCH_STATUS_CANCELLED\x10\x06\x32U\n\tBatchTest\x12H\n\x0cRunBatchTest\x12\x1b.wtb.v1.RunBatchTestRequest\x1a\x19.wtb.v1.BatchTestProgress0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,8 +35,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BINDING_NODESENTRY']._serialized_options = b'8\001'
   _globals['_BATCHTESTPROGRESS_COUNTSENTRY']._loaded_options = None
   _globals['_BATCHTESTPROGRESS_COUNTSENTRY']._serialized_options = b'8\001'
-  _globals['_BATCHSTATUS']._serialized_start=886
-  _globals['_BATCHSTATUS']._serialized_end=1087
+  _globals['_BATCHSTATUS']._serialized_start=950
+  _globals['_BATCHSTATUS']._serialized_end=1151
   _globals['_BINDING']._serialized_start=30
   _globals['_BINDING']._serialized_end=128
   _globals['_BINDING_NODESENTRY']._serialized_start=84
@@ -46,11 +46,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SCORER']._serialized_start=205
   _globals['_SCORER']._serialized_end=241
   _globals['_RUNBATCHTESTREQUEST']._serialized_start=244
-  _globals['_RUNBATCHTESTREQUEST']._serialized_end=584
-  _globals['_BATCHTESTPROGRESS']._serialized_start=587
-  _globals['_BATCHTESTPROGRESS']._serialized_end=883
-  _globals['_BATCHTESTPROGRESS_COUNTSENTRY']._serialized_start=813
-  _globals['_BATCHTESTPROGRESS_COUNTSENTRY']._serialized_end=858
-  _globals['_BATCHTEST']._serialized_start=1089
-  _globals['_BATCHTEST']._serialized_end=1174
+  _globals['_RUNBATCHTESTREQUEST']._serialized_end=648
+  _globals['_BATCHTESTPROGRESS']._serialized_start=651
+  _globals['_BATCHTESTPROGRESS']._serialized_end=947
+  _globals['_BATCHTESTPROGRESS_COUNTSENTRY']._serialized_start=877
+  _globals['_BATCHTESTPROGRESS_COUNTSENTRY']._serialized_end=922
+  _globals['_BATCHTEST']._serialized_start=1153
+  _globals['_BATCHTEST']._serialized_end=1238
 # @@protoc_insertion_point(module_scope)

@@ -58,7 +58,7 @@ class Scorer(_message.Message):
     def __init__(self, name: _Optional[str] = ..., args: _Optional[str] = ...) -> None: ...
 
 class RunBatchTestRequest(_message.Message):
-    __slots__ = ("project", "version", "variant_matrix", "test_cases", "scorers", "repetitions", "node_errors", "priority", "recursion_limit", "idempotency_key")
+    __slots__ = ("project", "version", "variant_matrix", "test_cases", "scorers", "repetitions", "node_errors", "priority", "recursion_limit", "idempotency_key", "share_prefix", "interrupts")
     PROJECT_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     VARIANT_MATRIX_FIELD_NUMBER: _ClassVar[int]
@@ -69,6 +69,8 @@ class RunBatchTestRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     RECURSION_LIMIT_FIELD_NUMBER: _ClassVar[int]
     IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
+    SHARE_PREFIX_FIELD_NUMBER: _ClassVar[int]
+    INTERRUPTS_FIELD_NUMBER: _ClassVar[int]
     project: str
     version: str
     variant_matrix: _containers.RepeatedCompositeFieldContainer[Binding]
@@ -79,7 +81,9 @@ class RunBatchTestRequest(_message.Message):
     priority: int
     recursion_limit: int
     idempotency_key: str
-    def __init__(self, project: _Optional[str] = ..., version: _Optional[str] = ..., variant_matrix: _Optional[_Iterable[_Union[Binding, _Mapping]]] = ..., test_cases: _Optional[_Iterable[_Union[TestCase, _Mapping]]] = ..., scorers: _Optional[_Iterable[_Union[Scorer, _Mapping]]] = ..., repetitions: _Optional[int] = ..., node_errors: _Optional[str] = ..., priority: _Optional[int] = ..., recursion_limit: _Optional[int] = ..., idempotency_key: _Optional[str] = ...) -> None: ...
+    share_prefix: bool
+    interrupts: str
+    def __init__(self, project: _Optional[str] = ..., version: _Optional[str] = ..., variant_matrix: _Optional[_Iterable[_Union[Binding, _Mapping]]] = ..., test_cases: _Optional[_Iterable[_Union[TestCase, _Mapping]]] = ..., scorers: _Optional[_Iterable[_Union[Scorer, _Mapping]]] = ..., repetitions: _Optional[int] = ..., node_errors: _Optional[str] = ..., priority: _Optional[int] = ..., recursion_limit: _Optional[int] = ..., idempotency_key: _Optional[str] = ..., share_prefix: bool = ..., interrupts: _Optional[str] = ...) -> None: ...
 
 class BatchTestProgress(_message.Message):
     __slots__ = ("batch_id", "status", "total", "counts", "finished", "percent", "rate", "remaining_s")

@@ -219,7 +219,8 @@ class WTBTestBench(Steering, Environments, Integrity, Storing):
             wait: Return when the batch has ended, not when it is accepted.
             progress: Called with the progress every now and then, and at the end.
             timeout: Seconds to wait at most.
-            options: `version`, `recursion_limit`, `priority`, `node_errors`.
+            options: `version`, `recursion_limit`, `priority`, `node_errors`, `share_prefix`,
+                `interrupts`.
 
         Raises:
             InvalidRequest: Any of its kinds, for what is wrong with the request.

@@ -76,6 +76,8 @@ class BatchOptions(RunOptions, total=False):
     """What else a batch may be given."""
 
     node_errors: str
+    share_prefix: bool
+    interrupts: str
 
 
 def ask(call: Call[Answer]) -> Flow[Answer]:

@@ -174,6 +174,8 @@ class ExecutionController(EnvironmentCommands, Commands):
             scorers=tuple(ScorerSpec(name=s) if isinstance(s, str) else s for s in request.scorers),
             repetitions=request.repetitions,
             node_errors=request.node_errors,
+            share_prefix=request.share_prefix,
+            interrupts=request.interrupts,
             priority=request.priority,
             recursion_limit=request.recursion_limit,
         )

@@ -53,6 +53,8 @@ def batch_request(message: batch_pb2.RunBatchTestRequest) -> BatchTestRequest:
         ],
         "repetitions": optional(message, "repetitions"),
         "node_errors": message.node_errors or None,
+        "share_prefix": optional(message, "share_prefix"),
+        "interrupts": message.interrupts or None,
         "priority": message.priority,
         "recursion_limit": optional(message, "recursion_limit"),
     }

@@ -1,9 +1,9 @@
 -- name: insert_batch
 INSERT INTO batches (id, project, version, bindings, variants, scorers, repetitions, cases, cells,
-                     node_errors, recursion_limit, priority)
+                     node_errors, recursion_limit, priority, share_prefix, interrupts)
 VALUES (%(id)s, %(project)s, %(version)s, %(bindings)s, %(variants)s::text[], %(scorers)s,
         %(repetitions)s, %(cases)s, %(cells)s, %(node_errors)s,
-        %(recursion_limit)s, %(priority)s)
+        %(recursion_limit)s, %(priority)s, %(share_prefix)s, %(interrupts)s)
 ON CONFLICT (id) DO NOTHING RETURNING id
 
 -- name: copy_cases
@@ -17,7 +17,8 @@ ANALYZE (SKIP_LOCKED) cells, cases
 
 -- name: select_batches
 SELECT b.id, b.project, b.version, b.status, b.variants, b.bindings, b.scorers, b.repetitions,
-       b.node_errors, b.cases, b.cells, b.priority, b.reason, b.created_at, b.started_at, b.ended_at
+       b.node_errors, b.cases, b.cells, b.priority, b.share_prefix, b.interrupts, b.reason, b.created_at,
+       b.started_at, b.ended_at
 FROM batches b
 
 -- name: newest_batches
@@ -25,7 +26,8 @@ ORDER BY b.created_at DESC, b.id DESC LIMIT %(limit)s
 
 -- name: open_batches
 SELECT b.id, b.project, b.version, b.status, b.variants, b.bindings, b.scorers, b.repetitions,
-       b.node_errors, b.cases, b.cells, b.priority, b.reason, b.created_at, b.started_at, b.ended_at, c.n AS waiting
+       b.node_errors, b.cases, b.cells, b.priority, b.share_prefix, b.interrupts, b.reason, b.created_at,
+       b.started_at, b.ended_at, c.n AS waiting
 FROM batches b
 CROSS JOIN LATERAL (
     SELECT count(*) AS n FROM (
@@ -43,8 +45,8 @@ SELECT status, cells, extract(epoch FROM coalesce(ended_at, now()) - started_at)
 FROM batches WHERE id = %(id)s
 
 -- name: admitting_batch
-SELECT project, version, bindings, recursion_limit, priority FROM batches
-WHERE id = %(id)s AND status = 'RUNNING' FOR SHARE
+SELECT project, version, bindings, recursion_limit, priority, share_prefix FROM batches
+WHERE id = %(id)s AND status = 'RUNNING' FOR NO KEY UPDATE
 
 -- name: lock_batch
 SELECT id, project, status, reason FROM batches WHERE id = %(id)s FOR NO KEY UPDATE

@@ -1,7 +1,16 @@
 -- name: pick_cells
-SELECT id, variant, case_ordinal, repetition FROM cells
-WHERE batch_id = %(batch_id)s AND status = 'PENDING'
-ORDER BY ordinal LIMIT %(limit)s FOR NO KEY UPDATE SKIP LOCKED
+-- All waiting cells of the next cases and repetitions, which come in the order of work; the batch is
+-- locked.
+WITH next AS (
+    SELECT case_ordinal, repetition, min(ordinal) AS ordinal FROM (
+        SELECT case_ordinal, repetition, ordinal FROM cells
+        WHERE batch_id = %(batch_id)s AND status = 'PENDING' ORDER BY ordinal LIMIT %(most)s
+    ) w GROUP BY case_ordinal, repetition ORDER BY ordinal LIMIT %(groups)s
+)
+SELECT c.id, c.variant, c.case_ordinal, c.repetition
+FROM next n JOIN cells c ON c.batch_id = %(batch_id)s AND c.case_ordinal = n.case_ordinal
+    AND c.repetition = n.repetition AND c.status = 'PENDING'
+ORDER BY n.ordinal, c.ordinal LIMIT %(cells)s FOR NO KEY UPDATE OF c
 
 -- name: score_cells
 UPDATE cells SET status = %(status)s

@@ -66,22 +66,23 @@ SELECT s.nodes FROM line JOIN steps s USING (thread_id) WHERE s.checkpoint_id = 
 -- name: next_branch
 SELECT coalesce(max(number), -1) + 1 AS number FROM branches WHERE execution_id = %(id)s
 
--- name: insert_branch
+-- name: insert_branches
 INSERT INTO branches (thread_id, execution_id, number, parent_thread, parent_checkpoint, reason)
-VALUES (%(thread_id)s, %(id)s, %(number)s, %(parent_thread)s, %(parent_checkpoint)s, %(reason)s)
+SELECT thread_id, id, number, %(from)s, %(checkpoint_id)s, %(reason)s
+FROM unnest(%(to)s::text[], %(ids)s::text[], %(numbers)s::integer[]) AS t (thread_id, id, number)
 
 -- name: copy_checkpoint
 INSERT INTO checkpoints
     (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata)
-SELECT %(to)s, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata
-FROM checkpoints
+SELECT t, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata
+FROM checkpoints CROSS JOIN unnest(%(to)s::text[]) AS t
 WHERE thread_id = %(from)s AND checkpoint_ns = '' AND checkpoint_id = %(checkpoint_id)s
 RETURNING checkpoint_id
 
 -- name: copy_blobs
 INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
-SELECT %(to)s, '', b.channel, b.version, b.type, b.blob
-FROM checkpoints c
+SELECT t, '', b.channel, b.version, b.type, b.blob
+FROM checkpoints c CROSS JOIN unnest(%(to)s::text[]) AS t
 CROSS JOIN LATERAL jsonb_each_text(c.checkpoint -> 'channel_versions') AS v (channel, version)
 JOIN checkpoint_blobs b ON b.thread_id = c.thread_id AND b.checkpoint_ns = ''
     AND b.channel = v.channel AND b.version = v.version
@@ -123,34 +124,36 @@ WITH inner_rows AS (
 ), copied AS (
     INSERT INTO checkpoints
         (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata)
-    SELECT %(to)s, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata
-    FROM inner_rows
+    SELECT t, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata
+    FROM inner_rows CROSS JOIN unnest(%(to)s::text[]) AS t
 ), blobs AS (
     INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
-    SELECT DISTINCT %(to)s, b.checkpoint_ns, b.channel, b.version, b.type, b.blob
-    FROM inner_rows c
+    SELECT DISTINCT t, b.checkpoint_ns, b.channel, b.version, b.type, b.blob
+    FROM inner_rows c CROSS JOIN unnest(%(to)s::text[]) AS t
     CROSS JOIN LATERAL jsonb_each_text(c.checkpoint -> 'channel_versions') AS v (channel, version)
     JOIN checkpoint_blobs b ON b.thread_id = c.thread_id AND b.checkpoint_ns = c.checkpoint_ns
         AND b.channel = v.channel AND b.version = v.version
 )
 INSERT INTO checkpoint_writes
     (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
-SELECT %(to)s, w.checkpoint_ns, w.checkpoint_id, w.task_id, w.task_path, w.idx, w.channel, w.type,
+SELECT t, w.checkpoint_ns, w.checkpoint_id, w.task_id, w.task_path, w.idx, w.channel, w.type,
        w.blob
-FROM checkpoint_writes w
+FROM checkpoint_writes w CROSS JOIN unnest(%(to)s::text[]) AS t
 WHERE w.thread_id = %(from)s AND (
     w.checkpoint_ns = '' AND w.checkpoint_id = %(checkpoint_id)s
     OR (w.checkpoint_ns, w.checkpoint_id) IN (SELECT checkpoint_ns, checkpoint_id FROM inner_rows))
 
 -- name: copy_points
 INSERT INTO restore_points (thread_id, checkpoint_id, seq, task_ids, inner_ids, manifest, reason)
-SELECT %(to)s, checkpoint_id, seq, task_ids, inner_ids, manifest, reason
-FROM restore_points WHERE thread_id = %(from)s AND checkpoint_id = %(checkpoint_id)s
+SELECT t, checkpoint_id, seq, task_ids, inner_ids, manifest, reason
+FROM restore_points CROSS JOIN unnest(%(to)s::text[]) AS t
+WHERE thread_id = %(from)s AND checkpoint_id = %(checkpoint_id)s
 
 -- name: copy_answers
 INSERT INTO answers (execution_id, thread_id, checkpoint_id, interrupt_id, value)
-SELECT %(id)s, %(to)s, checkpoint_id, interrupt_id, value
-FROM answers WHERE thread_id = %(from)s AND checkpoint_id = %(checkpoint_id)s
+SELECT t.id, t.thread_id, checkpoint_id, interrupt_id, value
+FROM answers a CROSS JOIN unnest(%(ids)s::text[], %(to)s::text[]) AS t (id, thread_id)
+WHERE a.thread_id = %(from)s AND checkpoint_id = %(checkpoint_id)s
 
 -- name: steps_of_branches
 SELECT s.thread_id, s.checkpoint_id, s.step, s.source, s.nodes, s.next_nodes, s.duration_ms,

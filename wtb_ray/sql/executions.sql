@@ -27,23 +27,23 @@ ORDER BY e.created_at DESC, e.id DESC LIMIT %(limit)s
 -- name: insert_admitted
 WITH item AS (
     SELECT * FROM unnest(
-        %(ids)s::text[], %(threads)s::text[], %(bindings)s::text[], %(cells)s::bigint[],
-        %(cases)s::integer[], %(repetitions)s::integer[]
-    ) WITH ORDINALITY AS i (id, thread_id, binding, cell, case_ordinal, repetition, place)
+        %(ids)s::text[], %(bindings)s::text[], %(cases)s::integer[], %(repetitions)s::integer[]
+    ) WITH ORDINALITY AS i (id, binding, case_ordinal, repetition, place)
 ), made AS (
     -- A microsecond apart, so that claims keep the order of the cells.
     INSERT INTO executions (id, project, version, binding, recursion_limit, priority, thread_id,
                             batch_id, case_ordinal, repetition, created_at, tracking)
-    SELECT id, %(project)s, %(version)s, binding, %(recursion_limit)s, %(priority)s, thread_id,
+    SELECT id, %(project)s, %(version)s, binding, %(recursion_limit)s, %(priority)s, id || '.0',
            %(batch_id)s, case_ordinal, repetition, now() + place * interval '1 microsecond',
            (SELECT coalesce((spec::json #>> '{file_tracking,enabled}')::boolean, false)
          FROM project_versions WHERE version = %(version)s)
     FROM item
 ), branch AS (
     INSERT INTO branches (thread_id, execution_id, number, reason)
-    SELECT thread_id, id, 0, 'start' FROM item
+    SELECT id || '.0', id, 0, 'start' FROM item
 )
-UPDATE cells c SET status = %(status)s, execution_id = i.id FROM item i WHERE c.id = i.cell
+UPDATE cells c SET status = %(status)s, execution_id = i.id
+FROM unnest(%(cells)s::bigint[], %(executions)s::text[]) AS i (cell, id) WHERE c.id = i.cell
 
 -- name: claim_executions
 WITH lease AS (
@@ -79,7 +79,10 @@ WITH lease AS (
 SELECT e.id, e.epoch, e.thread_id, e.head, e.head_step, e.version, e.project, e.binding,
        coalesce(e.input, k.input) AS input, e.recursion_limit, e.breakpoints, e.batch_id, k.case_id,
        k.expected, k.metadata, e.repetition, e.suspect, e.attempt, e.tracking, e.wanted, e.passed,
-       e.clean_from, e.environment, e.written_by::text AS written_by,
+       e.clean_from, e.environment, CASE WHEN e.batch_id IS NOT NULL THEN ARRAY(
+           SELECT variant FROM cells WHERE execution_id = e.id
+             AND status IN ('RUNNING', 'SCORING') ORDER BY variant) END AS members,
+       e.written_by::text AS written_by,
        pg_current_xact_id()::text AS xid
 FROM claimed e LEFT JOIN cases k ON k.batch_id = e.batch_id AND k.ordinal = e.case_ordinal
 ORDER BY e.priority DESC, e.created_at

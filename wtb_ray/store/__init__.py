@@ -24,6 +24,7 @@ from wtb_ray.store.operations import Operations
 from wtb_ray.store.parking import Parkings
 from wtb_ray.store.projects import Projects
 from wtb_ray.store.retention import Retention
+from wtb_ray.store.splits import Splits
 
 
 class Store:
@@ -36,6 +37,7 @@ class Store:
         self.venvs = Venvs(db)
         self.executions = Executions(db)
         self.branches = Branches(db)
+        self.splits = Splits(db)
         self.control = Control(db)
         self.parking = Parkings(db)
         self.operations = Operations(db)

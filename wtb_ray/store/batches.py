@@ -274,6 +274,8 @@ def _row(spec: BatchSpec, version: ProjectVersion) -> dict[str, Any]:
         "cases": len(spec.cases),
         "node_errors": spec.node_errors,
         "priority": spec.priority,
+        "share_prefix": spec.share_prefix,
+        "interrupts": spec.interrupts,
     }
 
 

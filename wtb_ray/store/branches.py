@@ -143,7 +143,7 @@ class Branches:
                 step=origin.step,
                 left=row["head"],
             )
-            made = _branch_event(thread, origin, reason)
+            made = branch_event(thread, origin, reason)
             await _tell(conn, actor, row, made, told)
             return await get_execution(conn, id)
 
@@ -224,7 +224,7 @@ class Branches:
                     version=version.version,
                     binding=dict(binding),
                 )
-                await _tell(conn, actor, made, told, _branch_event(thread, origin, "fork"))
+                await _tell(conn, actor, made, told, branch_event(thread, origin, "fork"))
             return await get_execution(conn, id)
 
         return await transact(self._db, work)
@@ -259,38 +259,47 @@ async def _origin(conn: Connection, row: DictRow, checkpoint_id: str, mode: Mode
 
 
 async def _branch(conn: Connection, id: str, origin: Origin, mode: Mode, reason: str) -> str:
-    """Inserts the branch and copies what it begins with; gives its thread."""
+    """Begins the next branch of an execution; gives its thread."""
     found = await (await conn.execute(SQL["next_branch"], {"id": id})).fetchone()
     number = 0 if found is None else found["number"]
+    await begin(conn, origin, [(id, number)], mode, reason)
+    return thread_id(id, number)
+
+
+async def begin(
+    conn: Connection,
+    origin: Origin,
+    branches: Sequence[tuple[str, int]],
+    mode: Mode,
+    reason: str,
+) -> None:
+    """Inserts branches, as (execution, number), and copies what each of them begins with.
+
+    Raises:
+        UnknownCheckpoint: It is not stored any more.
+    """
     params = {
-        "id": id,
-        "thread_id": thread_id(id, number),
-        "number": number,
-        "parent_thread": origin.thread_id,
-        "parent_checkpoint": origin.checkpoint_id,
+        "from": origin.thread_id,
+        "checkpoint_id": origin.checkpoint_id,
+        "ids": [id for id, _ in branches],
+        "numbers": [number for _, number in branches],
+        "to": [thread_id(id, number) for id, number in branches],
         "reason": reason,
     }
-    await conn.execute(SQL["insert_branch"], params)
-    copied = {
-        "id": id,
-        "from": origin.thread_id,
-        "to": params["thread_id"],
-        "checkpoint_id": origin.checkpoint_id,
-    }
-    if await (await conn.execute(SQL["copy_checkpoint"], copied)).fetchone() is None:
+    await conn.execute(SQL["insert_branches"], params)
+    if await (await conn.execute(SQL["copy_checkpoint"], params)).fetchone() is None:
         raise errors.UnknownCheckpoint(
             f"checkpoint {origin.checkpoint_id} of {origin.thread_id} is not stored any more",
             field="checkpoint_id",
             reason="not stored",
         )
-    await conn.execute(SQL["copy_blobs"], copied)
+    await conn.execute(SQL["copy_blobs"], params)
     if mode == "as_it_stands":
         for name in ("copy_inner", "copy_points", "copy_answers"):
-            await conn.execute(SQL[name], copied)
-    return str(params["thread_id"])
+            await conn.execute(SQL[name], params)
 
 
-def _branch_event(thread: str, origin: Origin, reason: str) -> events.Event:
+def branch_event(thread: str, origin: Origin, reason: str) -> events.Event:
     return events.BranchCreated(
         thread_id=thread,
         parent_thread=origin.thread_id,

@@ -11,7 +11,7 @@ from typing import Any, Final
 import orjson
 from psycopg.rows import DictRow
 
-from wtb_ray import errors, events, states
+from wtb_ray import errors, events, sharing, states
 from wtb_ray.api import Page
 from wtb_ray.db import Connection, Database
 from wtb_ray.fleet import Demand
@@ -40,6 +40,8 @@ __all__ = ["Executions", "Settlement"]
 
 GROUP: Final = 512
 """Most settlements or admissions of one transaction."""
+MOST_CELLS: Final = 16_384
+"""Cells that one admission looks at, beside the rest of the last case."""
 COUNTED: Final = 10_000
 """Demand above this is not counted further."""
 
@@ -136,9 +138,10 @@ class Executions:
         return [Demand(**row) for row in await self._db.rows(SQL["demand"], params)]
 
     async def admit(self, batch_id: str, limit: int, *, actor: str) -> int:
-        """Gives the next PENDING cells of a RUNNING batch an execution each; gives how many.
+        """Makes up to `limit` executions for the next PENDING cells of a RUNNING batch; gives how many.
 
-        A cell that another transaction holds is left to it. A batch that is not RUNNING admits none.
+        Cells of the same case and repetition begin in one, unless the batch shares nothing. A batch
+        that is not RUNNING admits none.
         """
         admitted = 0
         while admitted < limit:
@@ -323,22 +326,29 @@ async def _admit(conn: Connection, batch_id: str, limit: int, actor: str) -> int
     batch = await (await conn.execute(SQL["admitting_batch"], {"id": batch_id})).fetchone()
     if batch is None:
         return 0
-    params = {"batch_id": batch_id, "limit": limit}
-    cells = await (await conn.execute(SQL["pick_cells"], params)).fetchall()
-    if not cells:
-        return 0
     bindings = orjson.loads(batch["bindings"])
-    texts = [canonical(binding) for binding in bindings]
-    ids = [new_id("e") for _ in cells]
+    shared = batch["share_prefix"]
+    params = {
+        "batch_id": batch_id,
+        "groups": limit,
+        "most": min(limit * len(bindings), MOST_CELLS) if shared else limit,
+        "cells": None if shared else limit,
+    }
+    cells = await (await conn.execute(SQL["pick_cells"], params)).fetchall()
+    groups = _groups(cells, bindings, shared=shared)[:limit]
+    if not groups:
+        return 0
+    ids = [new_id("e") for _ in groups]
+    taken = [bindings[group[0]["variant"]] for group in groups]
     await conn.execute(
         SQL["insert_admitted"],
         {
             "ids": ids,
-            "threads": [thread_id(id, 0) for id in ids],
-            "bindings": [texts[cell["variant"]] for cell in cells],
-            "cells": [cell["id"] for cell in cells],
-            "cases": [cell["case_ordinal"] for cell in cells],
-            "repetitions": [cell["repetition"] for cell in cells],
+            "bindings": [canonical(binding) for binding in taken],
+            "cases": [group[0]["case_ordinal"] for group in groups],
+            "repetitions": [group[0]["repetition"] for group in groups],
+            "cells": [cell["id"] for group in groups for cell in group],
+            "executions": [id for id, group in zip(ids, groups, strict=True) for _ in group],
             "project": batch["project"],
             "version": batch["version"],
             "recursion_limit": batch["recursion_limit"],
@@ -347,17 +357,28 @@ async def _admit(conn: Connection, batch_id: str, limit: int, actor: str) -> int
             "status": str(states.CELL["start"][1]),
         },
     )
-    made = [
-        events.ExecutionCreated(version=batch["version"], binding=binding) for binding in bindings
+    version, project = batch["version"], batch["project"]
+    made = (events.ExecutionCreated(version=version, binding=binding) for binding in taken)
+    entries = (Entry(actor, e, project, id, batch_id) for id, e in zip(ids, made, strict=True))
+    await append_many(conn, list(entries))
+    return len(groups)
+
+
+def _groups(
+    cells: Sequence[DictRow], bindings: Sequence[Mapping[str, str]], *, shared: bool
+) -> list[list[DictRow]]:
+    """The cells by the execution that they begin in, in the order of work."""
+    if not shared:
+        return [[cell] for cell in cells]
+    places: dict[tuple[int, int], dict[int, DictRow]] = {}
+    for cell in cells:
+        case = (cell["case_ordinal"], cell["repetition"])
+        places.setdefault(case, {})[cell["variant"]] = cell
+    return [
+        [found[variant] for variant in part]
+        for found in places.values()
+        for part in sharing.together(bindings, found)
     ]
-    await append_many(
-        conn,
-        [
-            Entry(actor, made[cell["variant"]], batch["project"], id, batch_id)
-            for id, cell in zip(ids, cells, strict=True)
-        ],
-    )
-    return len(cells)
 
 
 def _started(row: DictRow, owner: str, actor: str) -> Entry:
@@ -392,4 +413,5 @@ def assignment_of(row: DictRow, standing: restore_points.Standing) -> Assignment
         passed=row["passed"],
         clean_from=row["clean_from"],
         environment=row.get("environment"),
+        members=tuple(row.get("members") or ()),
     )

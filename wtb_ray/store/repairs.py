@@ -75,7 +75,7 @@ async def _copy_to(conn: Connection, thread: str, checkpoint_id: str) -> str:
     if donor is None:
         raise _impossible("no branch has a copy of it")
     copied = {"from": donor["thread_id"], "to": thread, "checkpoint_id": checkpoint_id}
-    await conn.execute(SQL["copy_checkpoint"], copied)
+    await conn.execute(SQL["copy_checkpoint"], {**copied, "to": [thread]})
     await conn.execute(SQL["copy_missing_blobs"], copied)
     return f"copied from {donor['thread_id']}"
 

@@ -16,8 +16,9 @@ from psycopg.rows import DictRow
 from wtb_ray import errors, states
 from wtb_ray.db import Connection, Database
 from wtb_ray.model import Fault, Parking, Score, ScorerSpec
+from wtb_ray.sharing import Part
 from wtb_ray.states import ExecutionStatus, PauseReason, Wanted
-from wtb_ray.store import parking, restore_points
+from wtb_ray.store import parking, restore_points, splits
 from wtb_ray.store.changes import Change, apply
 from wtb_ray.store.holds import still_held
 from wtb_ray.store.sql import SQL
@@ -25,13 +26,14 @@ from wtb_ray.store.transactions import in_order, transact
 
 log = logging.getLogger(__name__)
 
-Kind = Literal["complete", "fail", "pause", "requeue", "cancel"]
+Kind = Literal["complete", "fail", "pause", "requeue", "split", "cancel"]
 
 COMMANDS: Final[dict[Kind, str]] = {
     "complete": "complete",
     "fail": "fail",
     "pause": "pause",
     "requeue": "requeue",
+    "split": "requeue",
     "cancel": "stop",
 }
 RESTS: Final = (ExecutionStatus.PAUSED, ExecutionStatus.PENDING)
@@ -69,6 +71,8 @@ class Settlement:
     """The files of that restore point."""
     lease: str | None = None
     """Under which they are stored."""
+    parts: Sequence[Part] = ()
+    """Of a split: the variants that go on together."""
     parking: Parking | None = None
     """What a pause keeps of what the execution had for itself."""
 
@@ -140,6 +144,8 @@ async def _settle(
                 if item.restore_point and change.status in RESTS:
                     reason = item.reason or change.command
                     await restore_points.take(conn, row, change.actor, reason, item.manifest)
+                if item.parts and change.status == ExecutionStatus.PENDING:
+                    await splits.split(conn, row, item.parts, change.actor)
                 rows[item.execution_id] = {
                     **row,
                     "status": change.status,
@@ -201,10 +207,12 @@ def _decide(row: DictRow, item: Settlement, actor: str, max_attempts: int) -> Ch
             return Change(
                 row, "pause", actor, reason=item.reason, interrupts=item.interrupts, attempt=-1
             )
-        case "requeue" if row["wanted"] == Wanted.PAUSE:
+        case "requeue" | "split" if row["wanted"] == Wanted.PAUSE:
             return Change(row, "pause", actor, reason=str(PauseReason.REQUESTED), attempt=-1)
         case "requeue":
             return _requeue(row, item, actor, max_attempts)
+        case "split":
+            return Change(row, "requeue", actor, reason=splits.REASON, attempt=-1)
 
 
 def _fail(row: DictRow, item: Settlement, actor: str, fault: Fault) -> Change:

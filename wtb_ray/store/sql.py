@@ -13,6 +13,7 @@ FILES: Final = (
     "executions",
     "restore_points",
     "control",
+    "tree",
     "parking",
     "operations",
     "files",

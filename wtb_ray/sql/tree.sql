@@ -1,0 +1,30 @@
+-- name: open_cells
+-- Whoever holds the lock of their execution may change them.
+SELECT id, variant FROM cells
+WHERE execution_id = %(id)s AND status IN ('PENDING', 'RUNNING', 'SCORING') ORDER BY variant
+
+-- name: insert_parts
+INSERT INTO executions
+    (id, project, version, binding, input, status, reason, recursion_limit, breakpoints, priority,
+     batch_id, case_ordinal, repetition, thread_id, head, head_step, passed, forked_from, forked_at,
+     parked_at, tracking)
+SELECT p.id, e.project, e.version, p.binding, e.input, %(status)s, %(reason)s, e.recursion_limit,
+       e.breakpoints, e.priority, e.batch_id, e.case_ordinal, e.repetition, p.id || '.0', e.head,
+       e.head_step, e.passed, e.id, e.head, CASE WHEN %(status)s = 'PAUSED' THEN now() END, e.tracking
+FROM executions e CROSS JOIN unnest(%(ids)s::text[], %(bindings)s::text[]) AS p (id, binding)
+WHERE e.id = %(id)s
+
+-- name: insert_first_branches
+INSERT INTO branches (thread_id, execution_id, number, reason)
+SELECT id || '.0', id, 0, 'start' FROM unnest(%(ids)s::text[]) AS id
+
+-- name: move_cells
+UPDATE cells c SET execution_id = p.id
+FROM unnest(%(cells)s::bigint[], %(executions)s::text[]) AS p (cell, id) WHERE c.id = p.cell
+
+-- name: bind
+UPDATE executions SET binding = %(binding)s WHERE id = %(id)s
+
+-- name: standing_of_trunk
+SELECT e.thread_id, e.head, e.head_step, b.bindings
+FROM executions e JOIN batches b ON b.id = e.batch_id WHERE e.id = %(id)s

@@ -1,0 +1,173 @@
+"""Splits: cells that shared an execution go on apart, each part from a copy of the same checkpoint.
+
+A split is one transaction: copies, branches, executions, the cells' new executions and one event. The
+first part stays where it is; so whatever was done before is done once, and stands in the history of
+all. Whoever calls holds the lock of the execution that is split.
+"""
+
+from collections.abc import Sequence
+
+import orjson
+from psycopg.rows import DictRow
+
+from wtb_ray import errors, events
+from wtb_ray.db import Connection, Database
+from wtb_ray.events import SplitPart
+from wtb_ray.model import Execution, canonical, new_id, thread_id
+from wtb_ray.sharing import Part
+from wtb_ray.states import ExecutionStatus
+from wtb_ray.store.branches import Origin, begin, branch_event, locked
+from wtb_ray.store.events import Entry, append_many
+from wtb_ray.store.history import get_execution
+from wtb_ray.store.sql import SQL
+from wtb_ray.store.transactions import transact
+
+REASON = "split"
+ALONE = (ExecutionStatus.PENDING, ExecutionStatus.PAUSED)
+"""In which a cell can be taken out of what it shares."""
+
+
+async def split(
+    conn: Connection,
+    row: DictRow,
+    parts: Sequence[Part],
+    actor: str,
+    status: ExecutionStatus = ExecutionStatus.PENDING,
+) -> list[SplitPart]:
+    """Splits a locked execution by variants; gives its parts as they go on, the one that stays first.
+
+    A variant whose cell has ended meanwhile has no part. The others are in `status`.
+    """
+    trunk = await _trunk(conn, row["id"])
+    cells = await _open_cells(conn, row["id"])
+    bindings = orjson.loads(trunk["bindings"])
+    there = [found for part in parts if (found := tuple(v for v in part if v in cells))]
+    made = [
+        SplitPart(
+            execution=row["id"] if place == 0 else new_id("e"),
+            variants=list(part),
+            cells=[cells[variant] for variant in part],
+        )
+        for place, part in enumerate(there)
+    ]
+    if made:
+        stays = canonical(bindings[made[0].variants[0]])
+        await conn.execute(SQL["bind"], {"id": row["id"], "binding": stays})
+    if len(made) > 1:
+        await _make(conn, row, trunk, made[1:], [bindings[p.variants[0]] for p in made[1:]], status)
+        origin = Origin(trunk["thread_id"], trunk["head"], trunk["head_step"], ())
+        told = events.ExecutionSplit(
+            thread_id=origin.thread_id,
+            checkpoint_id=origin.checkpoint_id,
+            step=origin.step,
+            parts=made,
+        )
+        ids = (row["project"], row["id"], row["batch_id"])
+        entries = [Entry(actor, told, *ids)]
+        if trunk["head"] is not None:
+            entries += [
+                Entry(
+                    actor,
+                    branch_event(thread_id(part.execution, 0), origin, REASON),
+                    *(row["project"], part.execution, row["batch_id"]),
+                )
+                for part in made[1:]
+            ]
+        await append_many(conn, entries)
+    return made
+
+
+async def _make(
+    conn: Connection,
+    row: DictRow,
+    trunk: DictRow,
+    parts: Sequence[SplitPart],
+    bindings: Sequence[dict[str, str]],
+    status: ExecutionStatus,
+) -> None:
+    ids = [part.execution for part in parts]
+    params = {
+        "id": row["id"],
+        "ids": ids,
+        "bindings": [canonical(binding) for binding in bindings],
+        "status": str(status),
+        "reason": REASON,
+        "cells": [cell for part in parts for cell in part.cells],
+        "executions": [part.execution for part in parts for _ in part.cells],
+    }
+    await conn.execute(SQL["insert_parts"], params)
+    if trunk["head"] is None:
+        await conn.execute(SQL["insert_first_branches"], params)
+    else:
+        origin = Origin(trunk["thread_id"], trunk["head"], trunk["head_step"], ())
+        await begin(conn, origin, [(id, 0) for id in ids], "as_it_stands", REASON)
+    await conn.execute(SQL["move_cells"], params)
+
+
+async def _trunk(conn: Connection, id: str) -> DictRow:
+    row = await (await conn.execute(SQL["standing_of_trunk"], {"id": id})).fetchone()
+    if row is None:
+        raise errors.Conflict(
+            f"execution {id} is no batch's: it has no cells",
+            field="execution_id",
+            reason="of no batch",
+        )
+    return row
+
+
+async def _open_cells(conn: Connection, id: str) -> dict[int, int]:
+    """The cells that an execution still runs for, by variant."""
+    rows = await (await conn.execute(SQL["open_cells"], {"id": id})).fetchall()
+    return {row["variant"]: row["id"] for row in rows}
+
+
+class Splits:
+    """Taking cells out of what they share, before something is done to them alone."""
+
+    def __init__(self, db: Database):
+        self._db = db
+
+    async def cells(self, id: str) -> list[int]:
+        """Ids of the cells that an execution still runs for; none where it is no batch's."""
+        rows = await self._db.rows(SQL["open_cells"], {"id": id})
+        return [row["id"] for row in rows]
+
+    async def split_off(self, id: str, cell: int, *, actor: str) -> Execution:
+        """Gives a cell an execution of its own, which stands where the shared one does.
+
+        One that has its own already keeps it.
+
+        Raises:
+            UnknownExecution: There is none with this id.
+            Conflict: The execution does not run for this cell.
+            InvalidTransition: It runs: pause it first.
+        """
+
+        async def work(conn: Connection) -> Execution:
+            row = await locked(conn, id)
+            cells = {} if row["batch_id"] is None else await _open_cells(conn, id)
+            variant = next((v for v, found in cells.items() if found == cell), None)
+            if variant is None:
+                raise errors.Conflict(
+                    f"execution {id} does not run for cell {cell}",
+                    field="cell",
+                    reason="another execution's",
+                    cells=list(cells.values()),
+                )
+            others = tuple(v for v in cells if v != variant)
+            if not others:
+                return await get_execution(conn, id)
+            if row["status"] not in ALONE:
+                raise errors.InvalidTransition(
+                    f"execution {id} is {row['status']}: to take a cell out, pause it first",
+                    field="status",
+                    reason="split does not apply",
+                    state=row["status"],
+                    command="split",
+                    allowed=[str(s) for s in ALONE],
+                )
+            status = ExecutionStatus(row["status"])
+            parts = await split(conn, row, [others, (variant,)], actor, status)
+            return await get_execution(conn, parts[1].execution)
+
+        return await transact(self._db, work)
