@@ -70,6 +70,8 @@ class StopRequest(Frozen):
     """Optional body of `POST batch-tests/{id}/stop`."""
 
     reason: str | None = Field(default=None, max_length=1000)
+    variant: str | None = None
+    """Stop this variant alone; what it shares with others goes on for them."""
 
 
 class NodeView(Frozen):

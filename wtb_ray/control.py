@@ -30,7 +30,14 @@ class PauseRequest(Frozen):
     """How long it will be paused; null: nobody knows."""
 
 
-class StateRequest(Frozen):
+class _OfCell(Frozen):
+    """A command that may be meant for one of the cells that share an execution."""
+
+    cell: int | None = None
+    """Id of that cell: it gets an execution of its own first. Needed where several share it."""
+
+
+class StateRequest(_OfCell):
     """Body of `PATCH executions/{id}/state`: what `update_state` of LangGraph takes."""
 
     values: dict[str, Any] = Field(default_factory=dict)
@@ -41,15 +48,15 @@ class StateRequest(Frozen):
     """Overwrite the channels instead of reducing into them."""
 
 
-class StopRequest(Frozen):
-    """Body of `POST executions/{id}/stop`."""
+class StopRequest(_OfCell):
+    """Body of `POST executions/{id}/stop`; without a cell, all that share the execution are stopped."""
 
     reason: str | None = Field(default=None, max_length=1000)
     kill: bool = False
     """Cancel it at once, whatever its nodes are doing."""
 
 
-class ResumeRequest(Frozen):
+class ResumeRequest(_OfCell):
     """Optional body of `POST executions/{id}/resume`."""
 
     state: dict[str, Any] | None = None
@@ -99,7 +106,7 @@ class Question(Frozen):
     """JSON schema of an answer, where the node gave one."""
 
 
-class AnswersRequest(Frozen):
+class AnswersRequest(_OfCell):
     """Body of `POST executions/{id}/interrupts`."""
 
     answers: dict[str, Any] = Field(min_length=1)
@@ -124,7 +131,7 @@ class _Place(Frozen):
         return self
 
 
-class RollbackRequest(_Place):
+class RollbackRequest(_Place, _OfCell):
     """Body of `POST executions/{id}/rollback`: back, or forward again, to any checkpoint of it."""
 
     pause: bool = False
@@ -166,7 +173,7 @@ class ForkRequest(_Place):
         return StateRequest(values=self.state or {}, as_node=self.as_node, replace=self.replace)
 
 
-class SwapRequest(Frozen):
+class SwapRequest(_OfCell):
     """Body of `POST executions/{id}/swap`: other implementations from the next super-step on."""
 
     node: str | None = None

@@ -319,6 +319,14 @@ class BatchCancelled(Event):
     reason: str | None = None
 
 
+class VariantStopped(Event):
+    type: Literal["batch.variant_stopped"] = "batch.variant_stopped"
+    variant: str
+    cells: int
+    """Those that had not ended."""
+    reason: str | None = None
+
+
 class CellScored(Event):
     type: Literal["cell.scored"] = "cell.scored"
     cell: int
@@ -492,6 +500,7 @@ AnyEvent = Annotated[
     | BatchCompleted
     | BatchFailed
     | BatchCancelled
+    | VariantStopped
     | CellScored
     | CellFailed
     | EnvironmentRegistered

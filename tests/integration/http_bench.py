@@ -18,6 +18,7 @@ from wtb_ray.api import (
     RestoredTrash,
     TrashRestoreRequest,
 )
+from wtb_ray.api import StopRequest as BatchStop
 from wtb_ray.db import Database
 from wtb_ray.model import (
     Batch,
@@ -172,6 +173,8 @@ class Controller:
             cases=tuple(cases.from_list(request.test_cases)),
             scorers=tuple(ScorerSpec(name=s) if isinstance(s, str) else s for s in request.scorers),
             repetitions=request.repetitions,
+            share_prefix=request.share_prefix,
+            interrupts=request.interrupts,
         )
         names, places = plan.expand(list(spec.variants), spec.cases, spec.repetitions, 1000)
         return await self.store.batches.create(
@@ -184,8 +187,11 @@ class Controller:
         assert self.objects is not None
         return await files.restore_trash(self.store, self.objects, id, request, actor=actor)
 
-    async def do_stop_batch(self, id: str, reason: str | None, actor: str) -> Batch:
-        return await self.store.batches.stop(id, reason, actor=actor)
+    async def do_stop_batch(self, id: str, request: BatchStop, actor: str) -> Batch:
+        if request.variant is not None:
+            await self.store.splits.stop_variant(id, request.variant, actor=actor)
+            return await self.store.batches.get(id)
+        return await self.store.batches.stop(id, request.reason, actor=actor)
 
     async def do_leaderboard(self, id: str) -> Leaderboard | None:
         await self.store.batches.get(id)

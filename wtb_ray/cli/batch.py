@@ -199,15 +199,19 @@ def stop(
     reason: Annotated[
         str | None, typer.Option("--reason", metavar="TEXT", help="Why, for the event log.")
     ] = None,
+    variant: Annotated[
+        str | None,
+        typer.Option("--variant", metavar="NAME", help="Stop this variant alone."),
+    ] = None,
     as_json: options.AsJson = False,
     url: options.Url = None,
 ) -> None:
-    """Stop a batch.
+    """Stop a batch, or one of its variants.
 
     What waits never starts, what runs ends at its next step.
     """
     with options.connect(url) as bench:
-        found = bench.send(calls.stop_batch(batch, reason))
+        found = bench.send(calls.stop_batch(batch, reason, variant))
     answer(found, as_json, render.batch(found))
 
 

@@ -366,9 +366,9 @@ class AsyncBatch(BatchView):
         self.info = await self._bench.flow(flows.batch_ended(self.info, timeout, progress))
         return self
 
-    async def stop(self, reason: str | None = None) -> "AsyncBatch":
-        """Stop it: what waits never starts, what runs stops at its next step."""
-        self.info = await self._bench.send(calls.stop_batch(self.id, reason))
+    async def stop(self, reason: str | None = None, variant: str | None = None) -> "AsyncBatch":
+        """Stop it, or one variant: what waits never starts, what runs stops at its next step."""
+        self.info = await self._bench.send(calls.stop_batch(self.id, reason, variant))
         return self
 
     async def pause(self) -> "AsyncBatch":

@@ -448,9 +448,9 @@ class Batch(BatchView):
         self.info = self._bench.flow(flows.batch_ended(self.info, timeout, progress))
         return self
 
-    def stop(self, reason: str | None = None) -> "Batch":
-        """Stop it: what waits never starts, what runs stops at its next step."""
-        self.info = self._bench.send(calls.stop_batch(self.id, reason))
+    def stop(self, reason: str | None = None, variant: str | None = None) -> "Batch":
+        """Stop it, or one variant: what waits never starts, what runs stops at its next step."""
+        self.info = self._bench.send(calls.stop_batch(self.id, reason, variant))
         return self
 
     def pause(self) -> "Batch":

@@ -402,5 +402,6 @@ def leaderboard(id: str) -> Call[api.Leaderboard | None]:
     )
 
 
-def stop_batch(id: str, reason: str | None = None) -> Call[Batch]:
-    return _post(f"/batch-tests/{quoted(id)}/stop", api.StopRequest(reason=reason), Batch)
+def stop_batch(id: str, reason: str | None = None, variant: str | None = None) -> Call[Batch]:
+    request = api.StopRequest(reason=reason, variant=variant)
+    return _post(f"/batch-tests/{quoted(id)}/stop", request, Batch)

@@ -97,6 +97,8 @@ class Commands:
     async def resume(self, id: str, request: ResumeRequest, actor: str) -> Execution | Operation:
         """Sends a paused execution on, with another state or with answers."""
         limit = request.recursion_limit
+        if request.changes is not None or request.answers or request.cell is not None:
+            id = await self._operating.own(id, request.cell, "resume", actor)
         if request.changes is not None:
             await self._check_change(id, request.changes, "resume")
             work = self._change_and_resume(id, request.changes, limit, actor)
@@ -134,6 +136,7 @@ class Commands:
 
     async def answer(self, id: str, request: AnswersRequest, actor: str) -> Execution:
         """Takes answers to questions, checked against the schemas that came with them."""
+        id = await self._operating.own(id, request.cell, "answer", actor)
         await self._check_answers(id, request.answers)
         execution = await self._store.control.answer(
             id, request.answers, resume=request.resume, actor=actor
@@ -158,6 +161,7 @@ class Commands:
         self, id: str, request: StateRequest, actor: str
     ) -> Execution | Operation:
         """Changes the state of a paused execution."""
+        id = await self._operating.own(id, request.cell, "change_state", actor)
         await self._check_change(id, request, "change_state")
         work = self._change(id, request, actor)
         return await self._operating.in_time("change_state", id, work)
@@ -208,15 +212,19 @@ class Commands:
 
     async def rollback(self, id: str, request: RollbackRequest, actor: str) -> Execution:
         """See `Travel.rollback`."""
+        id = await self._operating.own(id, request.cell, "rollback", actor, moving=request.pause)
         return await self._travel.rollback(id, request, actor)
 
     async def stop(self, id: str, request: StopRequest, actor: str) -> Execution:
         """Stops an execution at its next boundary when it runs; kills it when that is wanted."""
+        if request.cell is not None:
+            id = await self._operating.own(id, request.cell, "stop", actor, moving=True)
         stop = self._store.control.kill if request.kill else self._store.executions.request_stop
         return await stop(id, actor=actor, reason=request.reason)
 
     async def reset(self, id: str, actor: str) -> Execution:
         """Puts an execution back to its input; it is PAUSED then."""
+        id = await self._operating.own(id, None, "reset", actor)
         return await self._store.branches.reset(id, actor=actor)
 
     async def fork(
@@ -227,6 +235,7 @@ class Commands:
 
     async def swap(self, id: str, request: SwapRequest, actor: str) -> Execution:
         """See `Travel.swap`."""
+        id = await self._operating.own(id, request.cell, "swap", actor, moving=True)
         return await self._travel.swap(id, request, actor)
 
     async def many(self, items: Sequence[Item], actor: str, seed: str | None) -> Outcomes:

@@ -19,6 +19,7 @@ from wtb_ray.api import (
     ExecuteRequest,
     Leaderboard,
     RestoredTrash,
+    StopRequest,
     TrashRestoreRequest,
 )
 from wtb_ray.db import Database
@@ -206,9 +207,14 @@ class ExecutionController(EnvironmentCommands, Commands):
                 return r.id
         return await self._runners.spawn(version.spec)
 
-    async def stop_batch(self, batch_id: str, reason: str | None, actor: str) -> Batch:
-        """Stops a batch: waiting cells now, running ones at their next boundary."""
-        return await self._store.batches.stop(batch_id, reason, actor=actor)
+    async def stop_batch(self, batch_id: str, request: StopRequest, actor: str) -> Batch:
+        """Stops a batch, or one of its variants: waiting cells now, running ones at a boundary."""
+        if request.variant is None:
+            return await self._store.batches.stop(batch_id, request.reason, actor=actor)
+        await self._store.splits.stop_variant(
+            batch_id, request.variant, actor=actor, reason=request.reason
+        )
+        return await self._store.batches.get(batch_id)
 
     async def leaderboard(self, batch_id: str) -> Leaderboard | None:
         """The leaderboard of the results as they are now; None while it is being computed."""

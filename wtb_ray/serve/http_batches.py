@@ -24,9 +24,8 @@ async def run_batch_test(request: BatchTestRequest, here: Here, actor: Actor) ->
 async def stop_batch_test(
     batch_id: str, here: Here, actor: Actor, request: StopRequest | None = None
 ) -> Batch:
-    """Stops a batch: waiting cells at once, running ones at their next boundary."""
-    reason = request.reason if request else None
-    batch: Batch = await here.command("stop_batch", batch_id, reason, actor)
+    """Stops a batch, or a variant: waiting cells at once, running ones at their next boundary."""
+    batch: Batch = await here.command("stop_batch", batch_id, request or StopRequest(), actor)
     return batch
 
 

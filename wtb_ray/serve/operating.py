@@ -13,7 +13,7 @@ from pydantic_core import to_jsonable_python
 from wtb_ray import errors
 from wtb_ray.control import Operation, StateRequest
 from wtb_ray.model import Execution, ProjectVersion, new_id
-from wtb_ray.states import ExecutionStatus, Wanted
+from wtb_ray.states import TERMINAL_EXECUTION, ExecutionStatus, PauseReason, Wanted
 from wtb_ray.store import Store
 
 log = logging.getLogger(__name__)
@@ -86,6 +86,43 @@ class Operating:
         )
         return changed
 
+    async def own(
+        self, id: str, cell: int | None, command: str, actor: str, *, moving: bool = False
+    ) -> str:
+        """The execution that a command is for: the cell's own, made where it shares one.
+
+        Args:
+            id: The execution that was named.
+            cell: Which of its cells is meant; None is right where there is but one, or none.
+            command: What it is for.
+            actor: Who does it.
+            moving: Whether the command is for executions that run, too.
+
+        Raises:
+            UnknownExecution: There is none with this id.
+            SharedExecution: Several cells share it, and none is named.
+            InvalidTransition: It runs, and the command needs it to rest, or it has ended.
+            Conflict: It does not run for this cell, or its nodes did not end in time.
+        """
+        if cell is None:
+            cells = await self.store.splits.cells(id)
+            if len(cells) > 1:
+                raise errors.SharedExecution(
+                    f"{len(cells)} cells share execution {id}, and {command} changes their future:"
+                    " name the one that is meant with `cell`",
+                    field="cell",
+                    reason="missing",
+                    cells=cells,
+                )
+            return id
+        execution, paused = await self.store.executions.get(id), False
+        if moving and execution.status not in TERMINAL_EXECUTION:
+            execution, paused = await self.at_rest(id, actor)
+        try:
+            return (await self.store.splits.split_off(id, cell, go_on=paused, actor=actor)).id
+        finally:
+            await self.go_on(id, paused, actor)
+
     async def at_rest(self, id: str, actor: str) -> tuple[Execution, bool]:
         """The execution once it rests: paused for this where it ran; and whether it was.
 
@@ -114,6 +151,16 @@ class Operating:
             if asyncio.get_running_loop().time() > deadline:
                 await self._give_up(id, actor, withdraw=not theirs)
             await asyncio.sleep(POLL_S)
+
+    async def go_on(self, id: str, paused: bool, actor: str) -> None:
+        """Sends an execution on that was paused for a command, unless it waits for its user."""
+        if not paused:
+            return
+        execution = await self.store.executions.get(id)
+        asked = execution.reason == PauseReason.REQUESTED
+        if execution.status == ExecutionStatus.PAUSED and asked:
+            await self.store.control.resume(id, actor=actor)
+            await self.wake()
 
     async def _give_up(self, id: str, actor: str, *, withdraw: bool) -> None:
         if withdraw:

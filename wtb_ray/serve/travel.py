@@ -22,7 +22,7 @@ from wtb_ray.control import (
 )
 from wtb_ray.model import Execution, ProjectVersion, Step, digest, new_id
 from wtb_ray.serve.operating import Operating, broke
-from wtb_ray.states import ExecutionStatus, PauseReason
+from wtb_ray.states import ExecutionStatus
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class Travel:
                 id, step.checkpoint_id, mode=request.mode, actor=actor
             )
         except errors.WTBError:
-            await self._go_on(id, paused, actor)
+            await self._operating.go_on(id, paused, actor)
             raise
 
     async def fork(
@@ -155,7 +155,7 @@ class Travel:
             await self._check_fit(execution, new)
             await self._swap(execution, new, actor)
         finally:
-            await self._go_on(id, paused, actor)
+            await self._operating.go_on(id, paused, actor)
         return await self._store.executions.get(id)
 
     async def _swap(self, execution: Execution, new: _Taken, actor: str) -> None:
@@ -177,16 +177,6 @@ class Travel:
         step = await self._store.executions.step(execution.id, execution.head)
         channels = await self._store.branches.channels(step)
         requests.check_fit(new.version, new.binding, step.next_nodes, channels)
-
-    async def _go_on(self, id: str, paused: bool, actor: str) -> None:
-        """Sends an execution on that was paused for a command, unless it waits for its user."""
-        if not paused:
-            return
-        execution = await self._store.executions.get(id)
-        asked = execution.reason == PauseReason.REQUESTED
-        if execution.status == ExecutionStatus.PAUSED and asked:
-            await self._store.control.resume(id, actor=actor)
-            await self._operating.wake()
 
     async def many(self, items: Sequence[Item], actor: str, seed: str | None) -> Outcomes:
         """Does each item by itself; those of one execution in their order."""

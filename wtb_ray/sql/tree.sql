@@ -28,3 +28,23 @@ UPDATE executions SET binding = %(binding)s WHERE id = %(id)s
 -- name: standing_of_trunk
 SELECT e.thread_id, e.head, e.head_step, b.bindings
 FROM executions e JOIN batches b ON b.id = e.batch_id WHERE e.id = %(id)s
+
+-- name: lock_batch_whole
+SELECT id, project, status, variants, bindings FROM batches WHERE id = %(id)s FOR NO KEY UPDATE
+
+-- name: cancel_waiting_of_variant
+UPDATE cells SET status = 'CANCELLED', ended_at = now()
+WHERE batch_id = %(batch_id)s AND variant = %(variant)s AND status = 'PENDING'
+
+-- name: begun_of_variant
+SELECT DISTINCT execution_id FROM cells
+WHERE batch_id = %(batch_id)s AND variant = %(variant)s AND status IN ('RUNNING', 'SCORING')
+  AND NOT execution_id = ANY(%(seen)s::text[])
+
+-- name: cancel_cells
+UPDATE cells SET status = 'CANCELLED', ended_at = now() WHERE id = ANY(%(cells)s::bigint[])
+
+-- name: own_of_cell
+SELECT e.id FROM cells c JOIN executions e ON e.id = c.execution_id
+WHERE c.id = %(cell)s AND e.forked_from = %(id)s AND NOT EXISTS (
+    SELECT FROM cells o WHERE o.execution_id = e.id AND o.id <> c.id)

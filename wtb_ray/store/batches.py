@@ -18,9 +18,9 @@ from wtb_ray.states import BatchStatus
 from wtb_ray.store import projects
 from wtb_ray.store.changes import cancel_pending_cells, change_batch, legal
 from wtb_ray.store.events import Entry, append_many
-from wtb_ray.store.executions import stop
 from wtb_ray.store.pages import newest_after, newest_token, page, where
 from wtb_ray.store.sql import SQL
+from wtb_ray.store.stopping import stop
 from wtb_ray.store.transactions import in_order, transact
 
 log = logging.getLogger(__name__)

@@ -25,15 +25,16 @@ from wtb_ray.model import (
     new_id,
     thread_id,
 )
-from wtb_ray.states import ExecutionStatus, Wanted
+from wtb_ray.states import ExecutionStatus
 from wtb_ray.store import history, projects, restore_points
 from wtb_ray.store.abandonment import abandon
-from wtb_ray.store.changes import Change, apply, legal
+from wtb_ray.store.changes import legal
 from wtb_ray.store.events import Entry, append_many
 from wtb_ray.store.leases import MAX_ATTEMPTS, SOLO_SUSPECT
 from wtb_ray.store.pages import newest_after, newest_token, page, where
 from wtb_ray.store.settlements import Settlement, check_fence, settle_group
 from wtb_ray.store.sql import SQL
+from wtb_ray.store.stopping import stop
 from wtb_ray.store.transactions import in_order, transact
 
 __all__ = ["Executions", "Settlement"]
@@ -298,19 +299,6 @@ class Executions:
         """
         async with self._db.connection() as conn:
             return await history.find_step(conn, id, checkpoint_id)
-
-
-async def stop(conn: Connection, rows: Sequence[DictRow], reason: str | None, actor: str) -> None:
-    """Cancels what waits and asks the owners of what runs; the rows are locked and unended."""
-    running = [row["id"] for row in rows if row["status"] == ExecutionStatus.RUNNING]
-    if running:
-        await conn.execute(SQL["want_stop"], {"ids": running, "reason": reason})
-        told = events.StopRequested(reason=reason)
-        asked = [row for row in rows if row["id"] in set(running) and row["wanted"] != Wanted.STOP]
-        entries = [Entry(actor, told, r["project"], r["id"], r["batch_id"]) for r in asked]
-        await append_many(conn, entries)
-    waiting = [row for row in rows if row["status"] != ExecutionStatus.RUNNING]
-    await apply(conn, [Change(row, "stop", actor, reason=reason, epoch=1) for row in waiting])
 
 
 def _input(value: Any) -> str:

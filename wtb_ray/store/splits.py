@@ -17,10 +17,12 @@ from wtb_ray.model import Execution, canonical, new_id, thread_id
 from wtb_ray.sharing import Part
 from wtb_ray.states import ExecutionStatus
 from wtb_ray.store.branches import Origin, begin, branch_event, locked
+from wtb_ray.store.changes import legal
 from wtb_ray.store.events import Entry, append_many
 from wtb_ray.store.history import get_execution
 from wtb_ray.store.sql import SQL
-from wtb_ray.store.transactions import transact
+from wtb_ray.store.stopping import stop
+from wtb_ray.store.transactions import in_order, transact
 
 REASON = "split"
 ALONE = (ExecutionStatus.PENDING, ExecutionStatus.PAUSED)
@@ -132,15 +134,21 @@ class Splits:
         rows = await self._db.rows(SQL["open_cells"], {"id": id})
         return [row["id"] for row in rows]
 
-    async def split_off(self, id: str, cell: int, *, actor: str) -> Execution:
+    async def split_off(self, id: str, cell: int, *, go_on: bool = False, actor: str) -> Execution:
         """Gives a cell an execution of its own, which stands where the shared one does.
 
-        One that has its own already keeps it.
+        One that has its own already keeps it, also when it was taken out of this one before.
+
+        Args:
+            id: The execution that it shares.
+            cell: Its id.
+            go_on: Whether it goes on at once; else it waits as the shared one does.
+            actor: Who does it.
 
         Raises:
             UnknownExecution: There is none with this id.
             Conflict: The execution does not run for this cell.
-            InvalidTransition: It runs: pause it first.
+            InvalidTransition: It runs, or has ended.
         """
 
         async def work(conn: Connection) -> Execution:
@@ -148,12 +156,7 @@ class Splits:
             cells = {} if row["batch_id"] is None else await _open_cells(conn, id)
             variant = next((v for v, found in cells.items() if found == cell), None)
             if variant is None:
-                raise errors.Conflict(
-                    f"execution {id} does not run for cell {cell}",
-                    field="cell",
-                    reason="another execution's",
-                    cells=list(cells.values()),
-                )
+                return await _taken_out(conn, id, cell, list(cells.values()))
             others = tuple(v for v in cells if v != variant)
             if not others:
                 return await get_execution(conn, id)
@@ -166,8 +169,93 @@ class Splits:
                     command="split",
                     allowed=[str(s) for s in ALONE],
                 )
-            status = ExecutionStatus(row["status"])
+            status = ExecutionStatus.PENDING if go_on else ExecutionStatus(row["status"])
             parts = await split(conn, row, [others, (variant,)], actor, status)
             return await get_execution(conn, parts[1].execution)
 
         return await transact(self._db, work)
+
+    async def stop_variant(
+        self, batch_id: str, name: str, *, actor: str, reason: str | None = None
+    ) -> int:
+        """Stops all that is done for one variant of a batch; gives how many cells that were.
+
+        What it shares with others goes on for them. Cells that have ended stay as they are.
+
+        Raises:
+            UnknownBatch: There is none with this id.
+            UnknownVariant: It has no such variant.
+            InvalidTransition: It has ended.
+        """
+
+        async def work(conn: Connection) -> int:
+            row = await (await conn.execute(SQL["lock_batch_whole"], {"id": batch_id})).fetchone()
+            if row is None:
+                raise errors.UnknownBatch(
+                    f"there is no batch {batch_id}", field="batch_id", reason="unknown"
+                )
+            legal(row, "batch", "stop")
+            if name not in row["variants"]:
+                raise errors.UnknownVariant(
+                    f"batch {batch_id} has no variant {name!r}",
+                    field="variant",
+                    reason=f"known are {row['variants']}",
+                )
+            variant, stopped = row["variants"].index(name), 0
+            bindings = orjson.loads(row["bindings"])
+            params = {"batch_id": batch_id, "variant": variant}
+            cancelled = await conn.execute(SQL["cancel_waiting_of_variant"], params)
+            stopped += cancelled.rowcount
+            seen: list[str] = []
+            while True:  # a split may have moved some before their executions were locked
+                found = await conn.execute(SQL["begun_of_variant"], {**params, "seen": seen})
+                ids = [row["execution_id"] for row in await found.fetchall()]
+                if not ids:
+                    break
+                stopped += await _prune(conn, ids, variant, bindings, reason, actor)
+                seen += ids
+            event = events.VariantStopped(variant=name, cells=stopped, reason=reason)
+            await append_many(conn, [Entry(actor, event, row["project"], None, batch_id)])
+            return stopped
+
+        return await transact(self._db, work)
+
+
+async def _prune(
+    conn: Connection,
+    ids: Sequence[str],
+    variant: int,
+    bindings: Sequence[dict[str, str]],
+    reason: str | None,
+    actor: str,
+) -> int:
+    """Takes a variant out of executions that others share, and stops those that are its alone."""
+    cursor = await conn.execute(SQL["lock_executions"], {"ids": list(ids)})
+    alone, out = [], []
+    for row in in_order(await cursor.fetchall()):
+        members = await _open_cells(conn, row["id"])
+        cell = members.pop(variant, None)
+        if cell is None:
+            continue
+        if not members:
+            alone.append(row)
+            continue
+        out.append(cell)
+        stays = canonical(bindings[min(members)])
+        await conn.execute(SQL["bind"], {"id": row["id"], "binding": stays})
+    await conn.execute(SQL["cancel_cells"], {"cells": out})
+    await stop(conn, alone, reason, actor)
+    return len(out) + len(alone)
+
+
+async def _taken_out(conn: Connection, id: str, cell: int, cells: Sequence[int]) -> Execution:
+    """The execution that a cell got when it was taken out of this one."""
+    row = await (await conn.execute(SQL["own_of_cell"], {"cell": cell, "id": id})).fetchone()
+    if row is None:
+        raise errors.Conflict(
+            f"execution {id} does not run for cell {cell}",
+            field="cell",
+            reason="another execution's",
+            cells=list(cells),
+        )
+    return await get_execution(conn, row["id"])
