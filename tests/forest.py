@@ -44,7 +44,7 @@ class Counting(State):
 
 
 def ran(state: Any, name: str) -> str:
-    told = name + wtb_ray.params().get("mark", "")
+    told: str = name + wtb_ray.params().get("mark", "")
     RAN[state["key"]][told] += 1
     return told
 

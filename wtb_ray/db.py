@@ -126,6 +126,13 @@ class Database:
         async with self.connection() as conn, conn.transaction():
             yield conn
 
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Connection]:
+        """A transaction that reads, in which all statements see the same rows."""
+        async with self.transaction() as conn:
+            await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            yield conn
+
     async def rows(
         self, sql: LiteralString, params: Mapping[str, Any] | Sequence[Any] = ()
     ) -> list[DictRow]:

@@ -22,8 +22,7 @@ A part has one row a cell, compressed by zstd:
 import asyncio
 import io
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -121,7 +120,7 @@ async def export(
     """
     made: list[Part] = []
     while True:
-        async with _snapshot(db) as conn:
+        async with db.snapshot() as conn:
             if not await (await conn.execute(SQL["batch"], {"batch_id": batch_id})).fetchone():
                 raise _unknown(batch_id)
             rows = await _unsealed(conn, batch_id, ENDED, PART_CELLS)
@@ -140,7 +139,7 @@ async def frame(db: Database, objects: ObjectStore, batch_id: str) -> Frames:
         Unavailable: The object store does not answer.
     """
     while True:
-        async with _snapshot(db) as conn:
+        async with db.snapshot() as conn:
             status, found = await _digest(conn, batch_id)
             parts = await (await conn.execute(SQL["parts"], {"batch_id": batch_id})).fetchall()
             tail = await _unsealed(conn, batch_id, list(CellStatus), None)
@@ -216,14 +215,6 @@ def _declared(batch: Batch) -> dict[str, tuple[str, ...]]:
         if spec.name in scoring.BUILT_IN:
             found[spec.digest()] = scoring.check(spec)
     return found
-
-
-@asynccontextmanager
-async def _snapshot(db: Database) -> AsyncIterator[Connection]:
-    """A transaction in which all statements see the same rows."""
-    async with db.transaction() as conn:
-        await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        yield conn
 
 
 def _unknown(batch_id: str) -> errors.UnknownBatch:

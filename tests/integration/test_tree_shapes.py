@@ -178,6 +178,29 @@ async def test_a_kill_between_drain_and_split_resumes_the_tree(travel: TravelBen
     )
 
 
+async def test_the_tree_of_a_batch_tells_what_ran_for_how_many(travel: TravelBench) -> None:
+    _, batch, _ = await ran(travel, "line", ["three", "five"], [*rows("five"), {"three": "a"}])
+    found = await travel.store.splits.tree(batch.id)
+    assert (found.cells, found.executions) == (4, 4)
+    assert (found.reuse.node_runs, found.reuse.served) == (5 + 2 + 3, 20)
+    assert found.reuse.duration_ms < found.reuse.served_ms
+    (one,) = found.root.children
+    assert (one.nodes, one.runs, one.cells) == (("one",), 1, 4)
+    (two,) = one.children
+    assert [(n.nodes, n.runs, n.cells) for n in two.children] == [
+        (("three",), 1, 3),
+        (("three=a",), 1, 1),
+    ]
+    (four,) = two.children[0].children
+    assert [(n.nodes, n.cells, n.ended) for n in four.children] == [
+        (("five",), 1, {"DONE": 1}),
+        (("five=a",), 1, {"DONE": 1}),
+        (("five=b",), 1, {"DONE": 1}),
+    ]
+    assert await travel.store.splits.tree(batch.id, case="c0", repetition=0) == found
+    assert (await travel.store.splits.tree(batch.id, case="other")).executions == 0
+
+
 async def test_a_split_is_told_with_its_parts(travel: TravelBench) -> None:
     bench, batch, _ = await ran(travel, "line", ["five"], rows("five"))
     cells = await bench.cells(batch)

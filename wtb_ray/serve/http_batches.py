@@ -4,6 +4,7 @@ from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
 from wtb_ray.api import BatchTestRequest, CellResult, Leaderboard, Page, Progress, StopRequest
+from wtb_ray.batch_tree import BatchTree
 from wtb_ray.model import Batch
 from wtb_ray.serve.http_requests import Actor, After, CommandRoute, Here, Limit
 from wtb_ray.serve.idempotency import id_of
@@ -65,6 +66,14 @@ async def get_batch_test(batch_id: str, here: Here) -> Batch:
 async def get_progress(batch_id: str, here: Here) -> Progress:
     """How far a batch is."""
     return await here.store.batches.progress(batch_id)
+
+
+@reads.get("/{batch_id}/tree")
+async def get_tree(
+    batch_id: str, here: Here, case: str | None = None, repetition: int | None = None
+) -> BatchTree:
+    """The ways of the cells, laid over each other: what ran, for how many, and what that spared."""
+    return await here.store.splits.tree(batch_id, case, repetition)
 
 
 @reads.get("/{batch_id}/results")

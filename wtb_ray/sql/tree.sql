@@ -48,3 +48,28 @@ UPDATE cells SET status = 'CANCELLED', ended_at = now() WHERE id = ANY(%(cells)s
 SELECT e.id FROM cells c JOIN executions e ON e.id = c.execution_id
 WHERE c.id = %(cell)s AND e.forked_from = %(id)s AND NOT EXISTS (
     SELECT FROM cells o WHERE o.execution_id = e.id AND o.id <> c.id)
+
+-- name: ways
+SELECT e.thread_id, e.binding,
+       (SELECT json_object_agg(n.status, n.n) FROM (
+           SELECT status, count(*) AS n FROM cells WHERE execution_id = e.id GROUP BY status) n) AS cells
+FROM executions e
+
+-- name: branches_of_ways
+SELECT b.thread_id, b.parent_thread, CASE WHEN b.parent_thread IS NOT NULL THEN coalesce((
+           SELECT p.step FROM steps p
+           WHERE p.thread_id = b.parent_thread AND p.checkpoint_id = b.parent_checkpoint), -2) END
+       AS parent_step
+FROM executions e JOIN branches b ON b.execution_id = e.id
+
+-- name: steps_of_ways
+SELECT s.thread_id, s.step, s.nodes, s.duration_ms
+FROM executions e JOIN branches b ON b.execution_id = e.id JOIN steps s ON s.thread_id = b.thread_id
+    AND s.step > 0 AND s.source = 'loop'
+
+-- name: of_ways
+WHERE e.batch_id = %(batch_id)s
+  AND (%(case)s::text IS NULL OR EXISTS (
+      SELECT FROM cases k
+      WHERE k.batch_id = e.batch_id AND k.ordinal = e.case_ordinal AND k.case_id = %(case)s))
+  AND (%(repetition)s::integer IS NULL OR e.repetition = %(repetition)s)

@@ -5,12 +5,14 @@ first part stays where it is; so whatever was done before is done once, and stan
 all. Whoever calls holds the lock of the execution that is split.
 """
 
+import asyncio
 from collections.abc import Sequence
 
 import orjson
 from psycopg.rows import DictRow
 
 from wtb_ray import errors, events
+from wtb_ray.batch_tree import BatchTree, BranchRow, StepRow, WayRow, tree
 from wtb_ray.db import Connection, Database
 from wtb_ray.events import SplitPart
 from wtb_ray.model import Execution, canonical, new_id, thread_id
@@ -134,6 +136,33 @@ class Splits:
         rows = await self._db.rows(SQL["open_cells"], {"id": id})
         return [row["id"] for row in rows]
 
+    async def tree(
+        self, batch_id: str, case: str | None = None, repetition: int | None = None
+    ) -> BatchTree:
+        """The ways of a batch's cells as they are now; of one case or repetition, if told.
+
+        Raises:
+            UnknownBatch: There is none with this id.
+        """
+        params = {"batch_id": batch_id, "case": case, "repetition": repetition}
+        async with self._db.snapshot() as conn:
+            if (
+                await (await conn.execute(SQL["bindings_of_batch"], {"id": batch_id})).fetchone()
+                is None
+            ):
+                raise _unknown(batch_id)
+            ways, branches, steps = [
+                await (await conn.execute(SQL[name] + " " + SQL["of_ways"], params)).fetchall()
+                for name in ("ways", "branches_of_ways", "steps_of_ways")
+            ]
+        return await asyncio.to_thread(
+            tree,
+            batch_id,
+            [WayRow(r["thread_id"], orjson.loads(r["binding"]), r["cells"] or {}) for r in ways],
+            [BranchRow(**row) for row in branches],
+            [StepRow(**row) for row in steps],
+        )
+
     async def split_off(self, id: str, cell: int, *, go_on: bool = False, actor: str) -> Execution:
         """Gives a cell an execution of its own, which stands where the shared one does.
 
@@ -191,9 +220,7 @@ class Splits:
         async def work(conn: Connection) -> int:
             row = await (await conn.execute(SQL["lock_batch_whole"], {"id": batch_id})).fetchone()
             if row is None:
-                raise errors.UnknownBatch(
-                    f"there is no batch {batch_id}", field="batch_id", reason="unknown"
-                )
+                raise _unknown(batch_id)
             legal(row, "batch", "stop")
             if name not in row["variants"]:
                 raise errors.UnknownVariant(
@@ -219,6 +246,10 @@ class Splits:
             return stopped
 
         return await transact(self._db, work)
+
+
+def _unknown(batch_id: str) -> errors.UnknownBatch:
+    return errors.UnknownBatch(f"there is no batch {batch_id}", field="batch_id", reason="unknown")
 
 
 async def _prune(
