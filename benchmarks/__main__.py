@@ -20,9 +20,12 @@ from benchmarks import (
     files,
     growth,
     parking,
+    scale,
+    sharing,
     starts,
     startup,
     throughput,
+    tuning,
     waiting,
 )
 
@@ -37,6 +40,9 @@ MEASURES: dict[str, Measure] = {
         bench=not options.no_stack,
     ),
     "waiting": lambda options: waiting.run(repeats=1 if options.quick else 3),
+    "sharing": lambda options: sharing.run(repeats=options.repeats or (1 if options.quick else 3)),
+    "scale": lambda options: scale.run(sizes=(1_000, 4_000) if options.quick else scale.SIZES),
+    "tuning": lambda options: tuning.run(repeats=1 if options.quick else 3),
     "startup": lambda options: startup.run(repeats=1 if options.quick else 3),
     "files": lambda options: files.run(
         repeats=options.repeats or (3 if options.quick else 9),

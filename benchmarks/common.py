@@ -46,6 +46,17 @@ def processor_s(processes: Iterable[psutil.Process]) -> float:
     return total
 
 
+def memory_mib(processes: Iterable[psutil.Process]) -> float:
+    """What the processes hold of their own, in MiB: shared pages count by their share."""
+    total = 0
+    for process in processes:
+        try:
+            total += process.memory_full_info().pss
+        except psutil.Error:
+            continue
+    return total / MIB
+
+
 def family(pid: int) -> list[psutil.Process]:
     """A process and everything below it."""
     process = psutil.Process(pid)
@@ -124,6 +135,14 @@ class Stack:
         if (self.data_dir / "postgres" / "postmaster.pid").exists():
             pids.append(postmaster_of(self.data_dir / "postgres"))
         return [p for pid in pids for p in family(pid) if name in title(p)]
+
+    def postgres(self) -> list[psutil.Process]:
+        """The processes of its Postgres."""
+        return family(postmaster_of(self.data_dir / "postgres"))
+
+    def without_postgres(self) -> list[psutil.Process]:
+        """All others."""
+        return family(self.pid)
 
     def register(self, name: str, entry: str) -> None:
         """Registers a graph of `benchmarks.graphs`, uploaded as any user's code is."""

@@ -14,6 +14,7 @@ from wtb_ray import workspace
 
 NODES = 5
 WAIT_S = 1.0
+THINK_S = 0.2
 
 
 class State(TypedDict, total=False):
@@ -27,6 +28,16 @@ async def nothing(state: State) -> State:
 async def wait(state: State) -> State:
     await asyncio.sleep(WAIT_S)
     return {"x": state["x"]}
+
+
+async def think(state: State) -> State:
+    await asyncio.sleep(THINK_S)
+    return {"x": state["x"]}
+
+
+def thinking() -> StateGraph[State]:
+    """Five async nodes that wait for 200 ms each."""
+    return _line(think)
 
 
 def five() -> StateGraph[State]:
