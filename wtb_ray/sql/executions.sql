@@ -83,7 +83,12 @@ SELECT e.id, e.epoch, e.thread_id, e.head, e.head_step, e.version, e.project, e.
            SELECT variant FROM cells WHERE execution_id = e.id
              AND status IN ('RUNNING', 'SCORING') ORDER BY variant) END AS members,
        e.written_by::text AS written_by,
-       pg_current_xact_id()::text AS xid
+       pg_current_xact_id()::text AS xid,
+       -- A cell that has failed by its deadline is free of it when somebody runs its execution again.
+       (SELECT extract(epoch FROM e.started_at + make_interval(secs => b.deadline_s) - now())
+        FROM batches b WHERE b.id = e.batch_id AND b.deadline_s IS NOT NULL AND EXISTS (
+            SELECT FROM cells c WHERE c.execution_id = e.id
+              AND c.status IN ('RUNNING', 'SCORING')))::float8 AS left_s
 FROM claimed e LEFT JOIN cases k ON k.batch_id = e.batch_id AND k.ordinal = e.case_ordinal
 ORDER BY e.priority DESC, e.created_at
 
