@@ -153,6 +153,12 @@ def _seconds(text: Any) -> float | None:
     try:
         seconds = float(text)
     except ValueError:
-        date = email.utils.parsedate_to_datetime(str(text))
-        seconds = date.timestamp() - time.time()
+        seconds = _until(str(text))
     return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def _until(date: str) -> float:
+    try:
+        return email.utils.parsedate_to_datetime(date).timestamp() - time.time()
+    except ValueError:
+        return math.nan
