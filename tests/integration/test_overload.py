@@ -15,7 +15,7 @@ from tests.limited import RAN
 from wtb_ray import errors, graphs, plan, results
 from wtb_ray.environment import ExecutionConfig, NodeResourceConfig, RetryConfig
 from wtb_ray.events import Cursor
-from wtb_ray.model import Case, Execution, NodeRun, ProjectSpec, ScorerSpec
+from wtb_ray.model import Case, Execution, NodeRun, ProjectSpec, ScorerSpec, VariantSpec
 from wtb_ray.objects import ObjectStore
 from wtb_ray.rates import LimitSpec, Rate
 from wtb_ray.states import ExecutionStatus as E
@@ -282,3 +282,19 @@ async def test_a_deadline_outlives_the_death_of_a_runner(bench: Bench) -> None:
     [one] = (await bench.store.executions.list(batch_id=batch.id)).items
     assert one.error is not None
     assert one.error.code == "deadline_exceeded"
+
+
+async def test_variants_that_part_keep_the_deadline_of_their_beginning(bench: Bench) -> None:
+    variants = {"call": {"sync": VariantSpec(implementation="tests.limited:sync_call")}}
+    version = await bench.register(spec().model_copy(update={"variants": variants}))
+    batch = await bench.batch(
+        version,
+        [{}, {"call": "sync"}],
+        [Case(id="c", input={"key": "v", "how": "hang"})],
+        deadline_s=3.0,
+    )
+    ended = await bench.ended(batch)
+    assert ended.counts == {"DONE": 1, "FAILED": 1}
+    rows = await bench.store.db.rows("SELECT deadline, started_at, error FROM executions")
+    assert len(rows) == 2
+    assert len({row["deadline"] for row in rows}) == 1, "that of the execution that they began in"

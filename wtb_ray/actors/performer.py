@@ -228,11 +228,7 @@ class Performer:
             case "split":
                 return self._settlement(one, "split", parts=outcome.parts)
             case "failed":
-                if outcome.fault is not None and outcome.fault.code in FILE_CODES:
-                    return self._unkept(one, outcome.fault)
-                if outcome.fault is not None and outcome.fault.code in overload.CODES:
-                    return self._overloaded(one, outcome.fault, outcome.retry_after_s)
-                return self._settlement(one, "fail", fault=outcome.fault)
+                return self._failed(one, outcome)
             case "fenced":
                 raise errors.Fenced
             case "drained":
@@ -273,6 +269,14 @@ class Performer:
         if work.attachment.wanted == Wanted.PAUSE or work.control.reason == STEPPED:
             return self._settlement(one, "pause", reason=str(PauseReason.REQUESTED), **place)
         return self._settlement(one, "requeue", reason=DRAINED, **place)
+
+    def _failed(self, one: Assignment, outcome: graphs.Outcome) -> Settlement:
+        fault = outcome.fault
+        if fault is not None and fault.code in FILE_CODES:
+            return self._unkept(one, fault)
+        if fault is not None and fault.code in overload.CODES:
+            return self._overloaded(one, fault, outcome.retry_after_s)
+        return self._settlement(one, "fail", fault=fault)
 
     def _overloaded(self, one: Assignment, fault: Fault, retry_after_s: float | None) -> Settlement:
         """Tried again later; not the variant's doing, whatever becomes of it."""

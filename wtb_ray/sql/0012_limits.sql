@@ -23,3 +23,4 @@ CREATE TABLE limit_slots (
 );
 
 ALTER TABLE batches ADD COLUMN deadline_s double precision CHECK (deadline_s > 0);
+ALTER TABLE executions ADD COLUMN deadline timestamptz; -- of its cells, from their first start on
