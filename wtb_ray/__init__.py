@@ -14,7 +14,9 @@ if TYPE_CHECKING:
         EnvSpec,
         ExecutionConfig,
         NodeResourceConfig,
+        RetryConfig,
     )
+    from wtb_ray.limits import limit
     from wtb_ray.scoring import scorer
     from wtb_ray.sdk import (
         AsyncTestBench,
@@ -34,11 +36,13 @@ __all__ = [
     "ExecutionConfig",
     "FileTrackingConfig",
     "NodeResourceConfig",
+    "RetryConfig",
     "WTBTestBench",
     "WorkflowProject",
     "WorkspaceIsolationConfig",
     "__version__",
     "errors",
+    "limit",
     "params",
     "scorer",
     "secret",
@@ -53,9 +57,11 @@ _HOMES = {
     "ExecutionConfig": "wtb_ray.environment",
     "FileTrackingConfig": "wtb_ray.model",
     "NodeResourceConfig": "wtb_ray.environment",
+    "RetryConfig": "wtb_ray.environment",
     "WTBTestBench": "wtb_ray.sdk",
     "WorkflowProject": "wtb_ray.sdk",
     "WorkspaceIsolationConfig": "wtb_ray.model",
+    "limit": "wtb_ray.limits",
     "params": "wtb_ray.context",
     "scorer": "wtb_ray.scoring",
     "secret": "wtb_ray.secret_values",

@@ -10,6 +10,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from wtb_ray.environment import EnvSpec, NodeResourceConfig
 from wtb_ray.model import (
+    LONGEST_DEADLINE_S,
     Case,
     Fault,
     FileChange,
@@ -64,6 +65,8 @@ class BatchTestRequest(Frozen):
     """Whether a cell whose node asks something fails, or waits for an answer."""
     priority: int = Field(default=0, ge=-100, le=100)
     recursion_limit: int | None = Field(default=None, ge=1, le=100_000)
+    deadline_s: float | None = Field(default=None, gt=0, le=LONGEST_DEADLINE_S, allow_inf_nan=False)
+    """Seconds from the first start of a cell, whatever happens in them, after which it fails."""
 
 
 class StopRequest(Frozen):

@@ -16,7 +16,7 @@ from langgraph.types import Interrupt
 
 from wtb_ray import secret_values
 from wtb_ray.commits import Row, Step
-from wtb_ray.context import Calls, Workspace
+from wtb_ray.context import Calls, Limits, Workspace
 
 SEPARATOR: Final = "\x1f"
 """Between the names of next nodes on their way to Postgres."""
@@ -71,6 +71,8 @@ class Attachment:
     """Where its nodes have their files."""
     calls: Calls = field(default_factory=Calls)
     """Its sync nodes that run in threads."""
+    limits: Limits | None = None
+    """Where its nodes take from limits."""
     boundary: Callable[[Checkpoint, CheckpointMetadata, RunnableConfig], Boundary] = (
         _nothing_follows
     )
@@ -157,6 +159,7 @@ class Attachment:
         """The super-step that ended `now` (monotonic) in this checkpoint, which becomes the newest."""
         number, source = metadata["step"], metadata["source"]
         ran = self._ran() if source == "loop" else []
+        duration_ms = (now - self.step_started) * 1000 - self._delayed(ran)
         tasks = next.next_tasks
         step = Step(
             head=(checkpoint["id"], number),
@@ -165,11 +168,11 @@ class Attachment:
                 orjson.dumps(ran),
                 SEPARATOR.join(next.next_nodes),
                 orjson.dumps(tasks),
-                (now - self.step_started) * 1000,
+                duration_ms,
                 manifest,
                 self.environment,
             ),
-            event=self._event(checkpoint["id"], number, ran, next, now, manifest)
+            event=self._event(checkpoint["id"], number, ran, next, duration_ms, manifest)
             if number > 0
             else None,
         )
@@ -182,20 +185,33 @@ class Attachment:
             if name == START:
                 continue
             # A task whose writes were kept from an earlier run did not run in this one.
-            spent = self.finished.get(id, self.step_started) - self.step_started
+            spent = (self.finished.get(id, self.step_started) - self.step_started) * 1000
+            waited = min(spent, self.calls.waited.pop(id, 0.0) * 1000)
             error = self.errors.get(id)
             run = {
                 "name": name,
                 "task_id": id,
-                "duration_ms": round(spent * 1000, 3),
+                "duration_ms": round(spent - waited, 3),
                 "error": None if error is None else _shown(error),
             }
             if name in self.calls.environments:
                 run["environment"] = self.calls.environments[name]
+            if waited:
+                run["waited_ms"] = round(waited, 3)
             if used := self.calls.used.pop(id, None):
                 run["usage"] = used
             ran.append(run)
         return ran
+
+    @staticmethod
+    def _delayed(ran: Sequence[dict[str, Any]]) -> float:
+        """By how many ms waiting for limits made the super-step longer.
+
+        Without it, the step would have taken what the slowest node took of its own.
+        """
+        own = max((run["duration_ms"] for run in ran), default=0.0)
+        all_ = max((run["duration_ms"] + run.get("waited_ms", 0.0) for run in ran), default=0.0)
+        return float(all_ - own)
 
     def _event(
         self,
@@ -203,7 +219,7 @@ class Attachment:
         number: int,
         ran: list[dict[str, Any]],
         next: Boundary,
-        now: float,
+        duration_ms: float,
         manifest: str | None,
     ) -> Row:
         if self.change is not None:
@@ -218,7 +234,7 @@ class Attachment:
                 "step": number,
                 "nodes": [run["name"] for run in ran],
                 "next_nodes": next.next_nodes,
-                "duration_ms": round((now - self.step_started) * 1000, 3),
+                "duration_ms": round(duration_ms, 3),
                 "manifest": manifest,
             },
             option=orjson.OPT_SORT_KEYS,

@@ -5,15 +5,17 @@ sync nodes run in. Outside a run params are empty and the workspace is the curre
 a graph also works without the bench.
 """
 
+import asyncio
 import dataclasses
 import math
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from langgraph.config import get_config
 
@@ -212,15 +214,37 @@ class Context:
     cache_scope: str
     workspace: Workspace | None = None
     calls: "Calls | None" = None
+    limits: "Limits | None" = None
+
+
+class Limits(Protocol):
+    """Where a run takes from limits; see `wtb_ray.limit`."""
+
+    loop: asyncio.AbstractEventLoop
+    """Where `take` is to be awaited."""
+
+    async def take(self, name: str, amounts: Mapping[str, float]) -> Callable[[], None]:
+        """Waits for its turn; gives what to call, from any thread, when it is done.
+
+        Raises:
+            UnknownLimit: There is no such limit.
+            LimitUnmeetable: More is asked for than it ever has.
+        """
+        ...
 
 
 class Calls:
     """How many sync nodes of a run are at work in threads; a cancelled run does not end them."""
 
-    __slots__ = ("_lock", "environments", "running", "used")
+    __slots__ = ("_lock", "_waits", "environments", "over", "running", "used", "waited")
 
     def __init__(self) -> None:
         self.running = 0
+        self.over = False
+        """The run is over: what its threads wait for is not for them any more."""
+        self.waited: dict[str, float] = {}
+        """Seconds in which tasks of the root graph waited for limits, by their ids."""
+        self._waits: dict[str, tuple[int, float]] = {}
         self.environments: dict[str, str] = {}
         """Digests of what nodes ran in that ran apart, by name."""
         self.used: dict[str, dict[str, float]] = {}
@@ -233,6 +257,25 @@ class Calls:
             used = self.used.setdefault(task_id, {})
             for name, amount in amounts.items():
                 used[name] = used.get(name, 0.0) + amount
+
+    def begin_wait(self, task_id: str) -> None:
+        """A task waits for a limit, once more; from any thread. Waits at the same time count once."""
+        with self._lock:
+            count, since = self._waits.get(task_id, (0, 0.0))
+            self._waits[task_id] = (count + 1, since if count else time.monotonic())
+
+    def end_wait(self, task_id: str) -> None:
+        """One such wait has ended."""
+        with self._lock:
+            count, since = self._waits.pop(task_id)
+            if count > 1:
+                self._waits[task_id] = (count - 1, since)
+            else:
+                self.add_wait(task_id, time.monotonic() - since)
+
+    def add_wait(self, task_id: str, seconds: float) -> None:
+        """Adds to the time that a task has waited."""
+        self.waited[task_id] = self.waited.get(task_id, 0.0) + seconds
 
     def add(self, count: int) -> None:
         """Counts one more, or one less."""
@@ -272,11 +315,15 @@ def usage(**amounts: float) -> None:
             raise errors.InvalidRequest(
                 f"{name}={amount!r} is no amount", field=name, reason="not a number from 0 on"
             )
-    context = _CONTEXT.get()
-    # The first part of the namespace is that of the root graph: its node, and the id of its task.
-    task_id = _namespace().partition("|")[0].partition(":")[2]
+    context, task_id = _CONTEXT.get(), current_task()
     if context is not None and context.calls is not None and task_id:
         context.calls.spend(task_id, amounts)
+
+
+def current_task() -> str:
+    """Id of the task of the root graph that this code runs in; empty outside."""
+    # The first part of the namespace is that of the root graph: its node, and the id of its task.
+    return _namespace().partition("|")[0].partition(":")[2]
 
 
 def current_node() -> str | None:

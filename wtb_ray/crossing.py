@@ -8,9 +8,11 @@ that takes a while. LangGraph's store, managed values and checkpointer do not cr
 
 import asyncio
 import dataclasses
+import functools
+import itertools
 import pickle
 import threading
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any, Final, cast
 
@@ -35,6 +37,7 @@ from wtb_ray import errors
 from wtb_ray.bindings import Apart
 from wtb_ray.context import Calls, Context, Workspace, entered, running
 from wtb_ray.faults import Aborted, traceback_of
+from wtb_ray.overload import Overload, overload_of
 
 PUBLIC: Final = ("tags", "metadata", "run_name", "recursion_limit")
 """What of a config crosses, beside what users put into `configurable`."""
@@ -68,6 +71,8 @@ class NodeCall:
     cache_scope: str
     workspace: str | None
     inputs: str | None
+    limited: bool = False
+    """Whether its runner has limits that it may wait for."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +95,30 @@ class Resumed:
 
 
 @dataclasses.dataclass(frozen=True)
+class Asked:
+    """Code of the node waits for a limit; its runner answers with a `Granted`."""
+
+    number: int
+    name: str
+    amounts: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Granted:
+    """It may go on, or why not."""
+
+    number: int
+    error: BaseException | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Left:
+    """That code needs its place no more, or does not wait for it any more."""
+
+    number: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Ended:
     """How the call ended: a value, questions, or an exception."""
 
@@ -104,19 +133,24 @@ class Ended:
     """Digest of what the node ran in."""
     used: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
     """What the node used, by task id of the root graph."""
+    waited: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Seconds in which the node waited for limits, by the same ids."""
+    overload: Overload | None = None
+    """What of that kind is in the chain of the exception's causes, which does not cross."""
     commit: bool = False
     """Whether the node asked for its files to be kept."""
 
 
-Message = Streamed | Beat | Resumed | Ended
+Message = Streamed | Beat | Resumed | Asked | Left | Ended
 
 
 class RemoteTraceback(Exception):
     """Where in the node's process an exception was raised."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, overload: Overload | None = None) -> None:
         super().__init__(text)
         self.text = text
+        self.overload = overload
 
     def __str__(self) -> str:
         return f"\n{self.text}"
@@ -215,6 +249,7 @@ class _Caller:
             cache_scope=context.cache_scope if context else "",
             workspace=None if place is None else str(place),
             inputs=None if place is None else place.inputs,
+            limited=context is not None and context.limits is not None,
         )
 
     def _passed_on(self, message: Message) -> None:
@@ -233,6 +268,8 @@ class _Caller:
         if context is not None and context.calls is not None:
             for task_id, amounts in message.used.items():
                 context.calls.spend(task_id, amounts)
+            for task_id, seconds in message.waited.items():
+                context.calls.add_wait(task_id, seconds)
             if message.environment:
                 outer = self._apart.node.partition("/")[0]
                 context.calls.environments[outer] = message.environment
@@ -242,7 +279,7 @@ class _Caller:
             raise GraphInterrupt(message.asked)
         if message.error is None:
             return message.value
-        cause = RemoteTraceback(message.traceback or "")
+        cause = RemoteTraceback(message.traceback or "", message.overload)
         if message.aborted:
             error = message.error
             error.__cause__ = cause
@@ -250,7 +287,43 @@ class _Caller:
         raise message.error from cause
 
 
-async def perform(call: NodeCall, runnable: Any, calls: Calls) -> AsyncGenerator[Message, None]:
+class CallLimits:
+    """The limits of a call: its runner takes from them, and is asked by messages."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.tell: Callable[[Message], None]
+        self._numbers = itertools.count()
+        self._waiting: dict[int, asyncio.Future[None]] = {}
+
+    async def take(self, name: str, amounts: Mapping[str, float]) -> Callable[[], None]:
+        """See `wtb_ray.context.Limits`."""
+        number = next(self._numbers)
+        turn = self._waiting[number] = self.loop.create_future()
+        self.tell(Asked(number, name, dict(amounts)))
+        try:
+            await turn
+        except BaseException:
+            self.tell(Left(number))
+            raise
+        finally:
+            del self._waiting[number]
+        return functools.partial(self.tell, Left(number))
+
+    def granted(self, granted: Granted) -> None:
+        """The runner's answer."""
+        turn = self._waiting.get(granted.number)
+        if turn is None or turn.done():
+            return
+        if granted.error is None:
+            turn.set_result(None)
+        else:
+            turn.set_exception(granted.error)
+
+
+async def perform(
+    call: NodeCall, runnable: Any, calls: Calls, limits: CallLimits | None = None
+) -> AsyncGenerator[Message, None]:
     """Runs a node for a call of another process, whose sync code is counted in `calls`.
 
     Closing the generator cancels the node.
@@ -261,16 +334,19 @@ async def perform(call: NodeCall, runnable: Any, calls: Calls) -> AsyncGenerator
     def tell(message: Message) -> None:  # from any thread
         loop.call_soon_threadsafe(messages.put_nowait, message)
 
+    if limits is not None:
+        limits.tell = tell
     workspace = _workspace(call)
     config = _config(call, tell)
-    with entered(_context(call, workspace, calls)), set_config_context(config) as context:
+    with entered(_context(call, workspace, calls, limits)), set_config_context(config) as context:
         task = loop.create_task(runnable.ainvoke(call.input, config), context=context)
     task.add_done_callback(lambda _: messages.put_nowait(None))
     try:
         while (message := await messages.get()) is not None:
             yield message
-        yield dataclasses.replace(_end(task, workspace), used=calls.used)
+        yield dataclasses.replace(_end(task, workspace), used=calls.used, waited=calls.waited)
     finally:
+        calls.over = True
         task.cancel()
 
 
@@ -287,8 +363,8 @@ def _end(task: "asyncio.Task[Any]", workspace: Workspace | None) -> Ended:
         where = traceback_of(inner)
         return Ended(error=_portable(inner), aborted=True, traceback=where)
     except BaseException as e:  # noqa: BLE001 - whatever the user's code raises
-        where = traceback_of(e)
-        return Ended(error=_portable(e), traceback=where, commit=commit)
+        where, overload = traceback_of(e), overload_of(e)
+        return Ended(error=_portable(e), traceback=where, overload=overload, commit=commit)
 
 
 def _portable(error: BaseException) -> BaseException:
@@ -310,13 +386,16 @@ def _workspace(call: NodeCall) -> Workspace | None:
     return workspace
 
 
-def _context(call: NodeCall, workspace: Workspace | None, calls: Calls) -> Context:
+def _context(
+    call: NodeCall, workspace: Workspace | None, calls: Calls, limits: CallLimits | None
+) -> Context:
     return Context(
         execution_id=call.execution_id,
         params={call.node: call.params},
         cache_scope=call.cache_scope,
         workspace=workspace,
         calls=calls,
+        limits=limits,
     )
 
 

@@ -34,6 +34,7 @@ from wtb_ray.faults import guarded
 from wtb_ray.fingerprints import fingerprint
 from wtb_ray.imports import locate
 from wtb_ray.model import GraphInfo, NodeInfo, ProjectSpec, digest
+from wtb_ray.policies import NO_POLICIES, Policies
 
 Builder = StateGraph[Any, Any, Any, Any]
 CompiledGraph = CompiledStateGraph[Any, Any, Any, Any]
@@ -145,13 +146,15 @@ def compiled(
     options: CompiledGraph | None,
     saver: BaseCheckpointSaver[Any] | None,
     scope: Scope,
+    policies: Policies = NO_POLICIES,
 ) -> CompiledGraph:
     """Compiles a copy of the builder as a root graph, with the options of another compiled graph.
 
     Its breakpoints are left out, since the runner decides on them; its cache keys are put under the
-    run's scope, those of its subgraphs too; and no node can end the process.
+    run's scope, those of its subgraphs too; its nodes get these policies where they say something;
+    and no node can end the process.
     """
-    return _compiled(builder, options, saver, scope, root=True)
+    return _compiled(builder, options, saver, scope, policies, root=True)
 
 
 def _compiled(
@@ -159,17 +162,23 @@ def _compiled(
     options: CompiledGraph | None,
     saver: BaseCheckpointSaver[Any] | None,
     scope: Scope,
+    policies: Policies,
     *,
+    prefix: str = "",
     root: bool = False,
 ) -> CompiledGraph:
     made = _copied(builder)
-    for spec in made.nodes.values():
+    for name, spec in made.nodes.items():
+        timed = policies.put_on(prefix + name, spec, builder)
         if is_graph(spec.runnable):
             inner = spec.runnable
             own = inner.checkpointer if isinstance(inner.checkpointer, bool) else None
-            spec.runnable = _compiled(inner.builder, inner, cast(Any, own), scope)
+            path = f"{prefix}{name}/"
+            spec.runnable = _compiled(
+                inner.builder, inner, cast(Any, own), scope, policies, prefix=path
+            )
         else:
-            spec.runnable = guarded(spec.runnable)
+            spec.runnable = guarded(spec.runnable, timed=timed)
     made.branches = _guarded_branches(builder)
     graph = _compiled_like(made, options, saver, root=root)
     for name, node in graph.nodes.items():

@@ -137,6 +137,28 @@ class EnvironmentConfig(Frozen):
         return self
 
 
+Seconds = Annotated[float, Field(gt=0, le=7 * 86400, allow_inf_nan=False)]
+
+
+class RetryConfig(Frozen):
+    """How often a node that raised is tried again at once, before its execution fails.
+
+    What LangGraph's own policy takes for passing is tried again, and what was overloaded or too slow;
+    errors such as ValueError are not.
+    """
+
+    max_attempts: int = Field(default=3, ge=1, le=1_000)
+    """The first one included."""
+    initial_interval_s: Seconds = 0.5
+    """Seconds before the second attempt."""
+    backoff: float = Field(default=2.0, ge=1, le=100, allow_inf_nan=False)
+    """By what the seconds are multiplied for each further attempt."""
+    max_interval_s: Seconds = 128.0
+    """Most seconds between two attempts."""
+    jitter: bool = True
+    """Whether up to a second is added at random."""
+
+
 class ExecutionConfig(Frozen):
     """How executions of a project run."""
 
@@ -148,6 +170,13 @@ class ExecutionConfig(Frozen):
     """Most super-steps of an execution that names no limit itself."""
     volatile_nodes: tuple[str, ...] = ()
     """Nodes that depend on more than their state, such as the time: variants never share a run of one."""
+    node_timeouts: dict[str, Seconds] = Field(default_factory=dict)
+    """By node: longest time of one attempt. Waiting for a limit, and `runtime.heartbeat()`, let it
+    begin anew. The thread of a sync node is left behind."""
+    default_timeout_s: Seconds | None = None
+    """That of nodes without one here or in the graph, but of subgraphs."""
+    retries: dict[str, RetryConfig] = Field(default_factory=dict)
+    """By node, in place of the graph's own."""
 
 
 class Pins(Frozen):

@@ -20,6 +20,7 @@ WTBError                    500 INTERNAL              something of ours broke
       EnvironmentConflict   422 INVALID_ARGUMENT      it needs another version than the bench does; names both
       PythonMismatch        422 INVALID_ARGUMENT      it asks for another Python than the cluster's
     SecretMissing           422 INVALID_ARGUMENT      a secret that an environment names is not there
+    LimitUnmeetable         422 INVALID_ARGUMENT      more is asked of a limit at once than it ever has
   NotFound                  404 NOT_FOUND
     UnknownProject          404 NOT_FOUND
     UnknownVersion          404 NOT_FOUND
@@ -31,6 +32,7 @@ WTBError                    500 INTERNAL              something of ours broke
     UnknownFile             404 NOT_FOUND             a file tree without this path
     UnknownOperation        404 NOT_FOUND
     UnknownEnvironment      404 NOT_FOUND
+    UnknownLimit            404 NOT_FOUND
   Conflict                  409 FAILED_PRECONDITION
     InvalidTransition       409 FAILED_PRECONDITION   the command does not apply to the state found
     AlreadyExists           409 ALREADY_EXISTS
@@ -52,6 +54,9 @@ WTBError                    500 INTERNAL              something of ours broke
     GraphFailed             500 INTERNAL              the graph failed outside any node (limit, reducer, router)
     UnstorableValue         500 INTERNAL              a value that would not come back as its type
     RunnerDied              500 INTERNAL              the process died in this execution when it ran alone
+    RateLimited             500 INTERNAL              what nodes call was overloaded each time that it was tried
+    TimedOut                500 INTERNAL              nodes, or what they call, took too long each time
+    DeadlineExceeded        500 INTERNAL              a cell took longer than its batch lets it
     InterruptInBatch        500 INTERNAL              a cell asked a human and the batch has no answer for it
     ScorerFailed            500 INTERNAL              a scorer raised
     FilesRefused            500 INTERNAL              a workspace holds what cannot be kept; by path and reason
@@ -194,6 +199,10 @@ class SecretMissing(InvalidRequest):
     """A secret is in no place where secrets are looked for."""
 
 
+class LimitUnmeetable(InvalidRequest):
+    """More is asked of a limit at once than it ever has."""
+
+
 class NotFound(WTBError):
     """There is no such thing."""
 
@@ -239,6 +248,10 @@ class UnknownOperation(NotFound):
 
 class UnknownEnvironment(NotFound):
     """There is no environment with this digest."""
+
+
+class UnknownLimit(NotFound):
+    """There is no limit of this name."""
 
 
 class Conflict(WTBError):
@@ -362,6 +375,18 @@ class UnstorableValue(ExecutionFault):
 
 class RunnerDied(ExecutionFault):
     """The runner process died while this execution ran alone in it."""
+
+
+class RateLimited(ExecutionFault):
+    """What a node calls was overloaded each time that it was tried."""
+
+
+class TimedOut(ExecutionFault):
+    """A node, or what it calls, took too long each time that it was tried."""
+
+
+class DeadlineExceeded(ExecutionFault):
+    """The cell took longer than its batch lets it."""
 
 
 class InterruptInBatch(ExecutionFault):

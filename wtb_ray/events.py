@@ -11,6 +11,7 @@ from pydantic import Field, TypeAdapter
 
 from wtb_ray import errors
 from wtb_ray.model import Fault, Frozen, canonical
+from wtb_ray.rates import LimitSpec
 
 
 class Cursor(Frozen):
@@ -356,6 +357,17 @@ class EnvironmentDeleted(Event):
     digest: str
 
 
+class LimitSet(Event):
+    type: Literal["limit.set"] = "limit.set"
+    name: str
+    spec: LimitSpec
+
+
+class LimitRemoved(Event):
+    type: Literal["limit.removed"] = "limit.removed"
+    name: str
+
+
 class VenvBuilt(Event):
     type: Literal["venv.built"] = "venv.built"
     host: str
@@ -505,6 +517,8 @@ AnyEvent = Annotated[
     | CellFailed
     | EnvironmentRegistered
     | EnvironmentDeleted
+    | LimitSet
+    | LimitRemoved
     | VenvBuilt
     | VenvFailed
     | VenvInvalidated

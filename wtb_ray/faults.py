@@ -26,6 +26,7 @@ from langgraph.pregel._retry import arun_with_retry, run_with_retry
 from wtb_ray import errors, secret_values
 from wtb_ray.context import counted
 from wtb_ray.model import Fault
+from wtb_ray.overload import overload_of
 
 TASK: Final = frozenset({arun_with_retry.__code__, run_with_retry.__code__})
 """LangGraph runs every task in one of these; the frame knows the task and its attempt."""
@@ -41,10 +42,12 @@ MACHINERY: Final = (
 )
 OURS: Final = frozenset(
     str(Path(__file__).with_name(f"{name}.py"))
-    for name in ("running", "faults", "crossing", "saver", "db")
+    for name in ("running", "faults", "crossing", "limits", "saver", "db")
 )
 OWN: Final = (errors.UnstorableValue, errors.FilesRefused, errors.StorageFull)
 """What the bench itself raises between super-steps: a step that cannot be kept."""
+LIMITS: Final = (errors.UnknownLimit, errors.LimitUnmeetable)
+"""What a node may hear from `wtb_ray.limit`."""
 LONGEST_MESSAGE: Final = 4_000
 LONGEST_TRACEBACK: Final = 16_000
 
@@ -53,10 +56,11 @@ class Aborted(Exception):
     """A node raised what is no `Exception`, such as SystemExit; that is the cause of this one."""
 
 
-def guarded(runnable: Any) -> Any:
+def guarded(runnable: Any, *, timed: bool = False) -> Any:
     """The same node, which cannot end the process: such exceptions become errors of the node.
 
-    A `SystemExit` in a task of asyncio ends the event loop, and with it all executions on it.
+    A `SystemExit` in a task of asyncio ends the event loop, and with it all executions on it. One that
+    is `timed` can have a timeout although it is sync: its thread is left behind then.
     """
     if not isinstance(runnable, RunnableCallable) or runnable.afunc is None:
         return runnable
@@ -64,6 +68,8 @@ def guarded(runnable: Any) -> Any:
     if isinstance(function, functools.partial) and function.func is run_in_executor:
         *before, sync = function.args
         function = functools.partial(function.func, *before, _guarded_sync(sync))
+        if timed:
+            function = _awaiting(function)
     else:
         function = _guarded_async(function)
     made.afunc = functools.update_wrapper(cast(Any, function), cast(Any, runnable.afunc))
@@ -78,6 +84,15 @@ def _guarded_async(function: Callable[..., Awaitable[Any]]) -> Callable[..., Awa
             raise
         except BaseException as e:
             raise Aborted(f"{type(e).__name__}: {e}") from e
+
+    return call
+
+
+def _awaiting(function: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """LangGraph tells by the partial that a node is sync, and refuses it a timeout."""
+
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        return await function(*args, **kwargs)
 
     return call
 
@@ -98,6 +113,10 @@ def _guarded_sync(function: Callable[..., Any]) -> Callable[..., Any]:
 def fault_of(error: BaseException) -> Fault:
     """The fault of a run that raised: who, what, at which attempt, and where in the user's code."""
     code, node, attempt = _blame(error)
+    if isinstance(error, LIMITS):
+        code = error.code
+    elif (overload := overload_of(error)) is not None:
+        code = overload.code
     if isinstance(error, Aborted) and error.__cause__ is not None:
         error = error.__cause__
     return Fault(

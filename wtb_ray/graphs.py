@@ -19,7 +19,9 @@ from wtb_ray.apartness import Description, check
 from wtb_ray.bindings import Apart
 from wtb_ray.context import cache_scope, params
 from wtb_ray.crossing import Call, Crossing
+from wtb_ray.environment import ExecutionConfig
 from wtb_ray.model import GraphInfo, ProjectSpec, digest
+from wtb_ray.policies import Policies
 from wtb_ray.running import Compiled, Control, Outcome, run
 from wtb_ray.saver import Saver
 from wtb_ray.serde import Serializer
@@ -225,7 +227,10 @@ class Graphs:
         found |= {node: self._crossing(graph, one) for node, one in taken.apart.items()}
         try:
             builder = entries.bind(graph.builder, found)
-            made = entries.compiled(builder, graph.options, self._allowing(builder), cache_scope)
+            policies = Policies(self.spec.execution or ExecutionConfig())
+            made = entries.compiled(
+                builder, graph.options, self._allowing(builder), cache_scope, policies
+            )
         except (ValueError, TypeError, KeyError) as e:
             field = ", ".join(f"variants.{node}" for node in found) or "entry"
             reason = f"{type(e).__name__}: {e}"
@@ -268,14 +273,15 @@ class Graphs:
                     one.key: one for one in bindings.apart(self.spec, binding, nodes).values()
                 }
         named = {} if self.spec.environment is None else self.spec.environment.node_environments
-        asked = {} if self.spec.execution is None else self.spec.execution.node_resources
-        volatile = () if self.spec.execution is None else self.spec.execution.volatile_nodes
+        execution = self.spec.execution or ExecutionConfig()
         for field, names in (
             ("environment.node_environments", named),
-            ("node_resources", asked),
-            ("execution.volatile_nodes", volatile),
+            ("node_resources", execution.node_resources),
+            ("execution.volatile_nodes", execution.volatile_nodes),
+            ("execution.node_timeouts", execution.node_timeouts),
+            ("execution.retries", execution.retries),
         ):
-            if unknown := sorted(set(names) - known):
+            if unknown := sorted({*names} - known):
                 raise errors.UnknownNode(
                     f"no graph has a node {unknown[0]!r}",
                     field=f"{field}.{unknown[0]}",

@@ -6,7 +6,7 @@ binary when its values are 0 or 1 and no case has more than one counted cell.
 
 A cell counts for a metric when it is DONE and has a value, or when a node failed and the policy is
 `zero`: then it counts as 0 for every metric. Cells that failed for what is not the variant's doing
-(infrastructure, a scorer) are left out and named, as are EXCLUDED ones. PENDING, RUNNING, SCORING
+(infrastructure, overload, a scorer) are left out and named, as are EXCLUDED ones. PENDING, RUNNING, SCORING
 and CANCELLED cells never count. Higher values are better.
 """
 
@@ -28,6 +28,9 @@ from wtb_ray.states import TERMINAL_BATCH, TERMINAL_CELL, CellStatus
 NOT_THE_VARIANT: Final = frozenset(
     {
         "infrastructure",
+        errors.RateLimited.code,
+        errors.TimedOut.code,
+        errors.UnknownLimit.code,
         errors.ScorerFailed.code,
         errors.UnknownScorer.code,
         errors.Unavailable.code,

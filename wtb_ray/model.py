@@ -18,6 +18,7 @@ VENV = "/.venv/"
 NAMESPACE = "wtb"
 """Ray namespace of every actor of the bench."""
 
+LONGEST_DEADLINE_S = 365 * 86400.0
 BUNDLE_MAX_MB = 64
 BUNDLE_MAX_FILES = 10_000
 BUNDLE_RESERVED = frozenset({"ray", "langgraph", "wtb_ray"})
@@ -172,8 +173,9 @@ class ProjectSpec(Frozen):
         optional = ("file_tracking", "workspace_isolation", "environment", "execution")
         unset = {name for name in optional if getattr(self, name) is None}
         found = self.model_dump(mode="json", exclude=unset)
-        if self.execution is not None and not self.execution.volatile_nodes:
-            del found["execution"]["volatile_nodes"]
+        for name in ("volatile_nodes", "node_timeouts", "default_timeout_s", "retries"):
+            if found.get("execution") and not found["execution"][name]:
+                del found["execution"][name]
         for variant in (v for variants in found["variants"].values() for v in variants.values()):
             if variant["active"]:
                 del variant["active"]
@@ -319,6 +321,8 @@ class Assignment(Frozen):
     """The checkpoint whose breakpoints a user has sent it past."""
     environment: str | None = None
     """Digest of what the runner runs in."""
+    left_s: float | None = None
+    """Seconds until its deadline, when it was given out; None: it has none."""
     clean_from: int = 0
     """Workspaces of epochs below it are not gone on with."""
     ran: tuple[str, ...] = ()
@@ -345,6 +349,9 @@ class NodeRun(Frozen):
     name: str
     task_id: str
     duration_ms: float
+    """Without the time in which it waited for limits."""
+    waited_ms: float = 0.0
+    """How long it waited for limits, see `wtb_ray.limit`."""
     error: str | None = None
     environment: str | None = None
     """Digest of what it ran in, where that was one of its own."""
@@ -458,6 +465,8 @@ class BatchSpec(Frozen):
     """Whether variants share the node runs of a case until their ways part."""
     interrupts: Literal["fail", "wait"] = "fail"
     """Whether a cell whose node asks something fails, or waits for an answer."""
+    deadline_s: float | None = Field(default=None, gt=0, le=LONGEST_DEADLINE_S, allow_inf_nan=False)
+    """Seconds from the first start of a cell's execution, after which the cell fails."""
 
 
 class Batch(Frozen):
@@ -479,6 +488,8 @@ class Batch(Frozen):
     priority: int = 0
     share_prefix: bool = True
     interrupts: str = "fail"
+    deadline_s: float | None = None
+    """Seconds from the first start of a cell's execution, after which the cell fails."""
     reason: str | None = None
     created_at: datetime
     started_at: datetime | None = None

@@ -274,6 +274,10 @@ class RayNode:
         """See `wtb_ray.actors.nodes.NodeActor`."""
         return cast(bool, await self._asked("quiet", call_id, within_s))
 
+    async def grant(self, call_id: str, granted: bytes) -> None:
+        """See `wtb_ray.actors.nodes.NodeActor`."""
+        await self._asked("grant", call_id, granted)
+
     async def kill(self) -> None:
         """See `wtb_ray.actors.nodes.NodeActor`."""
         await asyncio.to_thread(ray.kill, self._handle, no_restart=True)

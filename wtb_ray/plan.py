@@ -114,6 +114,26 @@ WAIT_S: Final = 10.0
 """How long an execution that asks for resources which no host has waits until it asks again."""
 
 
+FIRST_OVERLOAD_DELAY_S: Final = 1.0
+LONGEST_OVERLOAD_DELAY_S: Final = 60.0
+
+
+def overload_delay(attempt: int, retry_after_s: float | None, chance: float) -> float:
+    """Seconds to wait after the `attempt`-th answer that somebody is overloaded.
+
+    Doubling, up to a limit, and spread at random, so that not all come back together; never shorter
+    than what was asked for.
+
+    Args:
+        attempt: Counts from 1.
+        retry_after_s: What was asked for, if anything.
+        chance: From 0 to 1, at random.
+    """
+    doubled = FIRST_OVERLOAD_DELAY_S * 2.0 ** min(max(attempt, 1) - 1, 32)
+    spread = min(LONGEST_OVERLOAD_DELAY_S, doubled) * (0.5 + chance / 2)
+    return spread if retry_after_s is None else retry_after_s + spread / 2
+
+
 def retry_delay(attempt: int) -> float:
     """Seconds to wait after the `attempt`-th infrastructure error: doubling, up to a limit."""
     return min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0 ** min(max(attempt, 1) - 1, 32))

@@ -30,6 +30,7 @@ from wtb_ray.context import Context, entered
 from wtb_ray.entries import CompiledGraph, is_graph
 from wtb_ray.faults import fault_of
 from wtb_ray.model import Assignment, Fault, digest
+from wtb_ray.overload import overload_of
 from wtb_ray.saver import Saver
 from wtb_ray.sharing import Group, Part
 from wtb_ray.states import Wanted
@@ -76,6 +77,8 @@ class Outcome:
     """Why it was drained, or which breakpoint it stands at."""
     parts: tuple[Part, ...] = ()
     """Of a split: the variants that go on together."""
+    retry_after_s: float | None = None
+    """How long what was overloaded asked to be left alone."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -364,7 +367,9 @@ class _Run:
             return Outcome("fenced")
         except errors.UnstorableValue as e:
             log.info("a write of %s was not stored: %s", self._assignment.thread_id, e)
-        return Outcome("failed", fault)
+        overload = overload_of(error)
+        retry_after_s = None if overload is None else overload.retry_after_s
+        return Outcome("failed", fault, retry_after_s=retry_after_s)
 
     def _standing(self, head: _Head) -> Outcome:
         """What a head means when nothing failed."""
@@ -428,6 +433,7 @@ class _Run:
             ),
             workspace=self._attachment.workspace,
             calls=self._attachment.calls,
+            limits=self._attachment.limits,
         )
 
 

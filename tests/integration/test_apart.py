@@ -41,6 +41,7 @@ class LocalNode:
         self.killed = False
         self.describe = process.describe
         self.quiet = process.quiet
+        self.grant = process.grant
 
     async def run(self, call: bytes) -> AsyncGenerator[bytes, None]:
         stream = self.process.run(call)

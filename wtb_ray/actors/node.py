@@ -16,7 +16,7 @@ from typing import Any, Final
 from wtb_ray import apartness, bundles, secret_values, telemetry, venvs
 from wtb_ray.bindings import Apart
 from wtb_ray.context import Calls
-from wtb_ray.crossing import Ended, NodeCall, packed, perform, unpacked
+from wtb_ray.crossing import CallLimits, Ended, NodeCall, packed, perform, unpacked
 from wtb_ray.errors import UnstorableValue
 from wtb_ray.faults import guarded, traceback_of
 from wtb_ray.flocks import Hold
@@ -62,6 +62,7 @@ class NodeProcess:
         self._graphs = Graphs(spec, timeout_s=settings.entry_timeout_s)
         self._runnable: Any = None
         self._calls: dict[str, Calls] = {}
+        self._limits: dict[str, CallLimits] = {}
         self._most = apart.resources.at_once() if apart.resources is not None else MOST_CALLS
         self._room = asyncio.Semaphore(self._most)
 
@@ -102,18 +103,30 @@ class NodeProcess:
         """Performs a call; gives messages, the last of which is an `Ended`."""
         wanted: NodeCall = unpacked(call)
         calls = self._calls[wanted.id] = Calls()
+        limits = CallLimits() if wanted.limited else None
+        if limits is not None:
+            self._limits[wanted.id] = limits
         try:
             if self._runnable is None:
                 found, _ = await asyncio.to_thread(self._graphs.node, self._apart)
                 self._runnable = guarded(found)
-            async with self._room, aclosing(perform(wanted, self._runnable, calls)) as messages:
+            async with (
+                self._room,
+                aclosing(perform(wanted, self._runnable, calls, limits)) as messages,
+            ):
                 async for message in messages:
                     if isinstance(message, Ended):
                         message = dataclasses.replace(message, environment=self._digest)
                     yield _sent(message)
         finally:
+            self._limits.pop(wanted.id, None)
             if not calls.running:
                 del self._calls[wanted.id]
+
+    async def grant(self, call_id: str, granted: bytes) -> None:
+        """Tells a call that it may go on, or why not; one that is over does not hear it."""
+        if (limits := self._limits.get(call_id)) is not None:
+            limits.granted(unpacked(granted))
 
     async def quiet(self, call_id: str, within_s: float) -> bool:
         """Whether nothing of a call is at work any more, in no thread either, or ends in this time."""

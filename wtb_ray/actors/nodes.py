@@ -15,9 +15,11 @@ from contextvars import Context
 from typing import Final, Protocol
 
 from wtb_ray import errors
+from wtb_ray.actors.limiting import Grants
 from wtb_ray.apartness import Description
 from wtb_ray.bindings import Apart
-from wtb_ray.crossing import Ended, Message, NodeCall, packed, unpacked
+from wtb_ray.context import running
+from wtb_ray.crossing import Asked, Ended, Left, Message, NodeCall, packed, unpacked
 from wtb_ray.model import ProjectSpec
 
 log = logging.getLogger(__name__)
@@ -52,6 +54,10 @@ class NodeActor(Protocol):
 
     async def quiet(self, call_id: str, within_s: float) -> bool:
         """Whether nothing of a call is at work any more, or comes to its end in this time."""
+        ...
+
+    async def grant(self, call_id: str, granted: bytes) -> None:
+        """Tells a call that waits for a limit that it may go on, or why not."""
         ...
 
     async def kill(self) -> None:
@@ -130,18 +136,24 @@ class Nodes:
         data = packed(call)
         member = await self._member(apart)
         member.calls += 1
+        run = running()
+        grants = Grants(None if run is None else run.limits, member.actor, call.id)
         ended = False
         try:
             async with aclosing(member.actor.run(data)) as parts:
                 async for part in parts:
                     message: Message = unpacked(part)
                     ended = isinstance(message, Ended)
-                    yield message
+                    if isinstance(message, Asked | Left):
+                        grants.hear(message)
+                    else:
+                        yield message
         except errors.NodeActorDied:
             ended = True
             self._drop(apart.key, member)
             raise
         finally:
+            grants.close()
             if not ended:
                 await asyncio.shield(self._settle(apart.key, member, call.id))
             member.calls -= 1

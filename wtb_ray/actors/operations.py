@@ -26,7 +26,7 @@ from pydantic_core import to_jsonable_python
 from wtb_ray import errors, events, graphs
 from wtb_ray.api import NodeOutcome
 from wtb_ray.attachments import Attachment, Boundary
-from wtb_ray.context import Context, entered
+from wtb_ray.context import Context, Limits, entered
 from wtb_ray.faults import fault_of
 from wtb_ray.holds import Holds
 from wtb_ray.model import Assignment, Execution, ProjectSpec, new_id
@@ -51,6 +51,7 @@ class Operations:
         workspaces: Workspaces,
         bundle: Path | None,
         holds: Holds,
+        limits: Limits,
     ) -> None:
         self._graphs = compiled
         self._saver = saver
@@ -59,6 +60,7 @@ class Operations:
         self._workspaces = workspaces
         self._bundle = bundle
         self._holds = holds
+        self._limits = limits
 
     async def change_state(
         self, id: str, values: Mapping[str, Any], as_node: str | None, replace: bool, actor: str
@@ -238,7 +240,9 @@ class Operations:
         self, execution: Execution, compiled: graphs.Compiled, node: str, state: Mapping[str, Any]
     ) -> NodeOutcome:
         opened = await self._opened(execution)
-        context = Context(execution.id, compiled.params, new_id("t"), workspace=opened.workspace)
+        context = Context(
+            execution.id, compiled.params, new_id("t"), opened.workspace, None, self._limits
+        )
         began, fault, asked = time.monotonic(), None, []
         given: list[Any] = []
         try:

@@ -8,13 +8,15 @@ stop waits for the running nodes for a while; what does not end by then is left 
 import asyncio
 import dataclasses
 import logging
+import random
 import traceback
 from collections.abc import Callable
 from typing import Any, Final
 
-from wtb_ray import errors, graphs, plan, scoring
+from wtb_ray import errors, graphs, overload, plan, scoring
 from wtb_ray.actors.tracking import Tracking
 from wtb_ray.attachments import Attachment
+from wtb_ray.context import Limits
 from wtb_ray.model import Assignment, Batch, Case, Fault, Score, ScorerSpec
 from wtb_ray.running import STEPPED
 from wtb_ray.saver import Saver
@@ -46,6 +48,23 @@ class _Work:
     task: "asyncio.Task[Settlement | None] | None" = None
     ending: asyncio.TimerHandle | None = None
     """Set when it was told to stop: it is left behind when this timer ends."""
+    deadline: asyncio.TimerHandle | None = None
+    late: bool = False
+    """Its deadline is over: its nodes are cancelled, and it fails."""
+
+    def stop_late(self) -> None:
+        self.late = True
+        if self.task is not None:
+            self.task.cancel()
+
+    @property
+    def over(self) -> bool:
+        return self.late or self.ending is not None
+
+    def end_timers(self) -> None:
+        for timer in (self.ending, self.deadline):
+            if timer is not None:
+                timer.cancel()
 
 
 class Performer:
@@ -58,6 +77,7 @@ class Performer:
         saver: Saver,
         store: Store,
         tracking: Tracking,
+        limits: Limits,
         *,
         grace_s: float,
         on_abandoned: Callable[[], None],
@@ -67,6 +87,7 @@ class Performer:
         self._saver = saver
         self._store = store
         self._tracking = tracking
+        self._limits = limits
         self._grace_s = grace_s
         self._on_abandoned = on_abandoned
         self._batches: dict[str, Batch] = {}
@@ -106,24 +127,31 @@ class Performer:
     async def perform(self, one: Assignment) -> Settlement | None:
         """How the claim is to be settled; None when it is another owner's by now."""
         claim = (one.execution_id, one.epoch)
+        if one.left_s is not None and one.left_s <= 0:
+            return self._settlement(one, "fail", fault=_late())
         work = self._works[claim] = _Work(graphs.Control(), self._attachment(one), one.binding)
         if self._draining:
             work.control.request_drain(DRAINED)
         work.task = asyncio.create_task(self._outcome(one, work))
+        if one.left_s is not None:
+            loop = asyncio.get_running_loop()
+            work.deadline = loop.call_later(one.left_s, work.stop_late)
         try:
             return await work.task
         except asyncio.CancelledError:
             if work.dropped:
                 return None
             this = asyncio.current_task()
-            if work.ending is None or (this is not None and this.cancelling()):
+            if not work.over or (this is not None and this.cancelling()):
                 raise  # not the nodes' time is over, but that of this process
+            if work.late:
+                return self._settlement(one, "fail", fault=_late())
             log.warning("%s did not end and is left behind", one.execution_id)
             return self._settlement(one, "cancel")
         finally:
-            if work.ending is not None:
-                work.ending.cancel()
+            work.end_timers()
             del self._works[claim]
+            work.attachment.calls.over = True
             if work.attachment.calls.running:
                 self._tracking.abandon(one)
                 self._on_abandoned()
@@ -146,6 +174,7 @@ class Performer:
             batch_id=one.batch_id,
             actor=self._runner,
             environment=one.environment,
+            limits=self._limits,
         )
 
     async def _outcome(self, one: Assignment, work: _Work) -> Settlement | None:
@@ -199,9 +228,7 @@ class Performer:
             case "split":
                 return self._settlement(one, "split", parts=outcome.parts)
             case "failed":
-                if outcome.fault is not None and outcome.fault.code in FILE_CODES:
-                    return self._unkept(one, outcome.fault)
-                return self._settlement(one, "fail", fault=outcome.fault)
+                return self._failed(one, outcome)
             case "fenced":
                 raise errors.Fenced
             case "drained":
@@ -242,6 +269,20 @@ class Performer:
         if work.attachment.wanted == Wanted.PAUSE or work.control.reason == STEPPED:
             return self._settlement(one, "pause", reason=str(PauseReason.REQUESTED), **place)
         return self._settlement(one, "requeue", reason=DRAINED, **place)
+
+    def _failed(self, one: Assignment, outcome: graphs.Outcome) -> Settlement:
+        fault = outcome.fault
+        if fault is not None and fault.code in FILE_CODES:
+            return self._unkept(one, fault)
+        if fault is not None and fault.code in overload.CODES:
+            return self._overloaded(one, fault, outcome.retry_after_s)
+        return self._settlement(one, "fail", fault=fault)
+
+    def _overloaded(self, one: Assignment, fault: Fault, retry_after_s: float | None) -> Settlement:
+        """Tried again later; not the variant's doing, whatever becomes of it."""
+        delay_s = plan.overload_delay(one.attempt, retry_after_s, random.random())  # noqa: S311
+        reason = f"{fault.code}: {fault.type}: {fault.message}"
+        return self._settlement(one, "requeue", reason=reason, fault=fault, delay_s=delay_s)
 
     def _unkept(self, one: Assignment, fault: Fault) -> Settlement:
         """What becomes of an execution whose files cannot be kept, by the project's choice."""
@@ -298,6 +339,11 @@ class Performer:
         return Settlement(
             execution_id=one.execution_id, epoch=one.epoch, owner=self._runner, kind=kind, **what
         )
+
+
+def _late() -> Fault:
+    error = errors.DeadlineExceeded
+    return Fault(code=error.code, type=error.__name__, message=(error.__doc__ or "").strip())
 
 
 def fault_of(error: errors.WTBError) -> Fault:

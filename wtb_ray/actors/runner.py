@@ -33,6 +33,7 @@ from wtb_ray import (
 )
 from wtb_ray.actors.cellar import Cellar
 from wtb_ray.actors.lease import LeaseKeeper, LoopWatch
+from wtb_ray.actors.limiting import RunnerLimits
 from wtb_ray.actors.nodes import NodeActors, Nodes
 from wtb_ray.actors.operations import Operations
 from wtb_ray.actors.parking import Parker
@@ -120,6 +121,7 @@ class VariantRunner:
         self._objects = ObjectStore(settings.objects())
         self._holds = Holds(self._store.holds, runner_id)
         self._bundle: Path | None = None
+        self._limits: RunnerLimits | None = None
         self._performer: Performer | None = None
         self._parker: Parker | None = None
         self._haunted = False
@@ -169,12 +171,14 @@ class VariantRunner:
         tracking = Tracking(
             workspaces, self._store, self._spec, self.id, self._bundle, self._holds, self._venv
         )
+        self._limits = RunnerLimits(self._store.limits, self.id)
         self._performer = Performer(
             self.id,
             self._graphs,
             self._saver,
             self._store,
             tracking,
+            self._limits,
             grace_s=self._settings.stop_grace_s,
             on_abandoned=self._on_abandoned,
         )
@@ -197,6 +201,7 @@ class VariantRunner:
             workspaces,
             self._bundle,
             self._holds,
+            self._limits,
         )
 
     async def describe(self) -> tuple[GraphInfo, dict[str, GraphInfo]]:
@@ -318,6 +323,8 @@ class VariantRunner:
         """Lets go of the database; for a runner that has drained or is given up."""
         self._unclaimed.cancel()
         await ended(*self._watching)
+        if self._limits is not None:
+            await self._limits.close()
         await self._nodes.close()
         if self._hold is not None:
             self._hold.release()

@@ -15,6 +15,7 @@ from wtb_ray.cli import (
     events,
     executions,
     integrity,
+    limit,
     project,
     run,
     stack,
@@ -78,6 +79,7 @@ app.add_typer(events.app)
 app.add_typer(audit.app, name="audit")
 app.add_typer(venv.app, name="venv")
 app.add_typer(integrity.app, name="integrity")
+app.add_typer(limit.app, name="limit")
 app.add_typer(storage.app, name="files")
 app.add_typer(stack.db, name="db")
 app.add_typer(doctor.app)

@@ -68,6 +68,12 @@ Version = Annotated[
     str | None,
     typer.Option("--version", metavar="DIGEST", help="A version's digest; default: the newest."),
 ]
+Deadline = Annotated[
+    float | None,
+    typer.Option(
+        "--deadline", metavar="S", help="Seconds from a cell's first start, after which it fails."
+    ),
+]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Start it and return at once.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Exit with 3 when a cell failed.")]
 
@@ -84,6 +90,7 @@ def run(
     share_nothing: ShareNothing = False,
     interrupts: Interrupts = "fail",
     version: Version = None,
+    deadline: Deadline = None,
     no_wait: NoWait = False,
     strict: Strict = False,
     as_json: options.AsJson = False,
@@ -107,6 +114,8 @@ def run(
     )
     if version is not None:
         more["version"] = version
+    if deadline is not None:
+        more["deadline_s"] = deadline
     with options.connect(url) as bench:
         batch = bench.run_batch_test(project, rows, cases, specs, repetitions, wait=False, **more)
         if no_wait:

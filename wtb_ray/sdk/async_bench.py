@@ -25,6 +25,7 @@ from wtb_ray.sdk.flows import (
     project_name,
 )
 from wtb_ray.sdk.integrity import AsyncIntegrity
+from wtb_ray.sdk.limits import AsyncLimitsOfBench
 from wtb_ray.sdk.project import WorkflowProject
 from wtb_ray.sdk.steering_async import AsyncSteering
 from wtb_ray.sdk.storage import AsyncStoring
@@ -34,7 +35,9 @@ from wtb_ray.sdk.views import BatchView, Execution, batch_html
 Answer = TypeVar("Answer")
 
 
-class AsyncTestBench(AsyncSteering, AsyncEnvironments, AsyncIntegrity, AsyncStoring):
+class AsyncTestBench(
+    AsyncSteering, AsyncEnvironments, AsyncIntegrity, AsyncLimitsOfBench, AsyncStoring
+):
     """A bench at a URL, at `WTB_URL`, or the local stack, which is started if none runs.
 
     An async context manager; it connects when it is first used. `actor` is whom the

@@ -26,6 +26,7 @@ from wtb_ray.sdk.flows import (
     project_name,
 )
 from wtb_ray.sdk.integrity import Integrity
+from wtb_ray.sdk.limits import LimitsOfBench
 from wtb_ray.sdk.project import WorkflowProject
 from wtb_ray.sdk.steering_sync import Steering
 from wtb_ray.sdk.storage import Storing
@@ -36,7 +37,7 @@ from wtb_ray.states import TERMINAL_CELL
 Answer = TypeVar("Answer")
 
 
-class WTBTestBench(Steering, Environments, Integrity, Storing):
+class WTBTestBench(Steering, Environments, Integrity, LimitsOfBench, Storing):
     """A bench at a URL, at `WTB_URL`, or the local stack, which is started if none runs.
 
     A context manager; the stack goes on when it is closed.
@@ -220,7 +221,8 @@ class WTBTestBench(Steering, Environments, Integrity, Storing):
             progress: Called with the progress every now and then, and at the end.
             timeout: Seconds to wait at most.
             options: `version`, `recursion_limit`, `priority`, `node_errors`, `share_prefix`,
-                `interrupts`.
+                `interrupts`, `deadline_s` (seconds from the first start of a cell, after which it
+                fails).
 
         Raises:
             InvalidRequest: Any of its kinds, for what is wrong with the request.

@@ -78,6 +78,7 @@ class BatchOptions(RunOptions, total=False):
     node_errors: str
     share_prefix: bool
     interrupts: str
+    deadline_s: float
 
 
 def ask(call: Call[Answer]) -> Flow[Answer]:

@@ -44,6 +44,7 @@ from wtb_ray.integrity.reports import (
     wanted,
 )
 from wtb_ray.model import Batch, Execution, ProjectSpec, ProjectVersion, VariantSpec
+from wtb_ray.serve.limits import LimitCommands
 from wtb_ray.serve.operating import Ask, Operating
 from wtb_ray.serve.travel import Travel
 from wtb_ray.states import EXECUTION, ExecutionStatus
@@ -54,7 +55,7 @@ Track = Callable[..., Awaitable[Any]]
 """`track(method, *args)`: has the file tracker do something."""
 
 
-class Commands:
+class Commands(LimitCommands):
     """What users ask of what is there already."""
 
     def __init__(

@@ -179,6 +179,7 @@ class ExecutionController(EnvironmentCommands, Commands):
             interrupts=request.interrupts,
             priority=request.priority,
             recursion_limit=request.recursion_limit,
+            deadline_s=request.deadline_s,
         )
         scoring.validate(spec.scorers, importable=False)
         return spec, names, cells

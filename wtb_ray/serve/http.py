@@ -24,6 +24,7 @@ from wtb_ray.serve import (
     http_executions,
     http_files,
     http_integrity,
+    http_limits,
     http_tracker,
     http_travel,
     http_workflows,
@@ -82,6 +83,8 @@ ROUTERS: tuple[APIRouter, ...] = (
     http_audit.router,
     http_integrity.commands,
     http_integrity.reads,
+    http_limits.commands,
+    http_limits.reads,
 )
 """Everything below `/api/v1`."""
 

@@ -1,9 +1,9 @@
 -- name: insert_batch
 INSERT INTO batches (id, project, version, bindings, variants, scorers, repetitions, cases, cells,
-                     node_errors, recursion_limit, priority, share_prefix, interrupts)
+                     node_errors, recursion_limit, priority, share_prefix, interrupts, deadline_s)
 VALUES (%(id)s, %(project)s, %(version)s, %(bindings)s, %(variants)s::text[], %(scorers)s,
         %(repetitions)s, %(cases)s, %(cells)s, %(node_errors)s,
-        %(recursion_limit)s, %(priority)s, %(share_prefix)s, %(interrupts)s)
+        %(recursion_limit)s, %(priority)s, %(share_prefix)s, %(interrupts)s, %(deadline_s)s)
 ON CONFLICT (id) DO NOTHING RETURNING id
 
 -- name: copy_cases
@@ -17,8 +17,8 @@ ANALYZE (SKIP_LOCKED) cells, cases
 
 -- name: select_batches
 SELECT b.id, b.project, b.version, b.status, b.variants, b.bindings, b.scorers, b.repetitions,
-       b.node_errors, b.cases, b.cells, b.priority, b.share_prefix, b.interrupts, b.reason, b.created_at,
-       b.started_at, b.ended_at
+       b.node_errors, b.cases, b.cells, b.priority, b.share_prefix, b.interrupts, b.deadline_s, b.reason,
+       b.created_at, b.started_at, b.ended_at
 FROM batches b
 
 -- name: newest_batches
@@ -26,8 +26,8 @@ ORDER BY b.created_at DESC, b.id DESC LIMIT %(limit)s
 
 -- name: open_batches
 SELECT b.id, b.project, b.version, b.status, b.variants, b.bindings, b.scorers, b.repetitions,
-       b.node_errors, b.cases, b.cells, b.priority, b.share_prefix, b.interrupts, b.reason, b.created_at,
-       b.started_at, b.ended_at, c.n AS waiting
+       b.node_errors, b.cases, b.cells, b.priority, b.share_prefix, b.interrupts, b.deadline_s, b.reason,
+       b.created_at, b.started_at, b.ended_at, c.n AS waiting
 FROM batches b
 CROSS JOIN LATERAL (
     SELECT count(*) AS n FROM (

@@ -70,7 +70,9 @@ WITH lease AS (
     UPDATE executions e SET
         status = %(status)s, owner = %(owner)s, epoch = e.epoch + 1, attempt = e.attempt + 1,
         reason = NULL, seen = now(), ran_in = %(owner)s,
-        environment = (SELECT environment FROM lease), started_at = coalesce(e.started_at, now())
+        environment = (SELECT environment FROM lease), started_at = coalesce(e.started_at, now()),
+        deadline = coalesce(e.deadline, (SELECT now() + make_interval(secs => b.deadline_s)
+                                         FROM batches b WHERE b.id = e.batch_id))
     FROM picked p WHERE e.id = p.id
     RETURNING e.*, p.written_by
 ), busy AS (
@@ -83,7 +85,11 @@ SELECT e.id, e.epoch, e.thread_id, e.head, e.head_step, e.version, e.project, e.
            SELECT variant FROM cells WHERE execution_id = e.id
              AND status IN ('RUNNING', 'SCORING') ORDER BY variant) END AS members,
        e.written_by::text AS written_by,
-       pg_current_xact_id()::text AS xid
+       pg_current_xact_id()::text AS xid,
+       -- What somebody runs again when its cells have ended is free of their deadline.
+       CASE WHEN e.deadline IS NOT NULL AND EXISTS (
+           SELECT FROM cells c WHERE c.execution_id = e.id AND c.status IN ('RUNNING', 'SCORING'))
+       THEN extract(epoch FROM e.deadline - now())::float8 END AS left_s
 FROM claimed e LEFT JOIN cases k ON k.batch_id = e.batch_id AND k.ordinal = e.case_ordinal
 ORDER BY e.priority DESC, e.created_at
 

@@ -20,6 +20,7 @@ from wtb_ray.store.holds import Holding
 from wtb_ray.store.idempotency import Idempotency
 from wtb_ray.store.integrity import Integrity
 from wtb_ray.store.leases import Leases
+from wtb_ray.store.limits import Limits
 from wtb_ray.store.operations import Operations
 from wtb_ray.store.parking import Parkings
 from wtb_ray.store.projects import Projects
@@ -47,6 +48,7 @@ class Store:
         self.cells = Cells(db)
         self.batches = Batches(db)
         self.leases = Leases(db)
+        self.limits = Limits(db)
         self.events = Events(db)
         self.idempotency = Idempotency(db)
         self.retention = Retention(db)

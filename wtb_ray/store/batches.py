@@ -276,6 +276,7 @@ def _row(spec: BatchSpec, version: ProjectVersion) -> dict[str, Any]:
         "priority": spec.priority,
         "share_prefix": spec.share_prefix,
         "interrupts": spec.interrupts,
+        "deadline_s": spec.deadline_s,
     }
 
 

@@ -402,4 +402,5 @@ def assignment_of(row: DictRow, standing: restore_points.Standing) -> Assignment
         clean_from=row["clean_from"],
         environment=row.get("environment"),
         members=tuple(row.get("members") or ()),
+        left_s=row.get("left_s"),
     )

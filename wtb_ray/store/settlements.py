@@ -59,6 +59,7 @@ class Settlement:
     owner: str
     kind: Kind
     fault: Fault | None = None
+    """Why it fails; of a requeue, if it has been started too often."""
     reason: str | None = None
     interrupts: list[dict[str, Any]] = field(default_factory=list)
     delay_s: float = 0.0
@@ -239,5 +240,5 @@ def _requeue(row: DictRow, item: Settlement, actor: str, max_attempts: int) -> C
     if row["attempt"] >= max_attempts:
         message = f"started {row['attempt']} times, given back the last time: {reason}"
         fault = Fault(code="infrastructure", type="Infrastructure", message=message)
-        return _fail(row, item, actor, fault)
+        return _fail(row, item, actor, item.fault or fault)
     return Change(row, "requeue", actor, reason=reason, delay_s=item.delay_s)

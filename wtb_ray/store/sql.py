@@ -20,6 +20,7 @@ FILES: Final = (
     "cells",
     "batches",
     "leases",
+    "limits",
     "events",
     "idempotency",
     "retention",
