@@ -4,6 +4,7 @@ Paths of all cases are laid over each other: super-steps with the same nodes and
 them, after the same ones, are one node of the tree. Pure: from the rows of a batch.
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ Label = tuple[str, ...]
 class TreeNode(Frozen):
     """One super-step of the ways that begin alike."""
 
+    parent: int | None
+    """Place in the list of the super-step before it; null for the root."""
     nodes: Label
     """Its nodes, as `node` or `node=variant`; empty for the root."""
     runs: int
@@ -32,7 +35,6 @@ class TreeNode(Frozen):
     """What all its runs used."""
     ended: dict[str, int]
     """Cells whose ways end here, by their status."""
-    children: "tuple[TreeNode, ...]"
 
 
 class Reuse(Frozen):
@@ -59,7 +61,8 @@ class BatchTree(Frozen):
     cells: int
     """Those that have begun."""
     reuse: Reuse
-    root: TreeNode
+    nodes: tuple[TreeNode, ...]
+    """The root first, each before what follows it. A list, since ways are longer than JSON is deep."""
 
 
 class StepRow(NamedTuple):
@@ -147,7 +150,7 @@ def tree(
             usage=dict(spent.usage),
             served_usage=dict(served.usage),
         ),
-        root=_frozen(root),
+        nodes=tuple(_listed(root)),
     )
 
 
@@ -197,17 +200,23 @@ def _label(node: str, binding: Mapping[str, str]) -> str:
     return f"{label}({', '.join(inner)})" if inner else label
 
 
-def _frozen(node: _Node) -> TreeNode:
-    usage: Counter[str] = Counter()
-    for step in node.steps.values():
-        usage.update(step.usage)
-    children = sorted(node.children.values(), key=lambda child: (-child.cells, child.nodes))
-    return TreeNode(
-        nodes=node.nodes,
-        runs=len(node.steps),
-        cells=node.cells,
-        duration_ms=sum(step.duration_ms for step in node.steps.values()),
-        usage=dict(usage),
-        ended=dict(sorted(node.ended.items())),
-        children=tuple(_frozen(child) for child in children),
-    )
+def _listed(root: _Node) -> Iterator[TreeNode]:
+    waiting: list[tuple[int | None, _Node]] = [(None, root)]
+    for place in itertools.count():
+        if not waiting:
+            return
+        parent, node = waiting.pop()
+        usage: Counter[str] = Counter()
+        for step in node.steps.values():
+            usage.update(step.usage)
+        yield TreeNode(
+            parent=parent,
+            nodes=node.nodes,
+            runs=len(node.steps),
+            cells=node.cells,
+            duration_ms=sum(step.duration_ms for step in node.steps.values()),
+            usage=dict(usage),
+            ended=dict(sorted(node.ended.items())),
+        )
+        following = sorted(node.children.values(), key=lambda child: (-child.cells, child.nodes))
+        waiting += ((place, child) for child in reversed(following))

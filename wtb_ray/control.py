@@ -82,6 +82,10 @@ class ResumeRequest(_OfCell):
         return StateRequest(values=self.state or {}, as_node=self.as_node, replace=self.replace)
 
 
+class ResetRequest(_OfCell):
+    """Optional body of `POST executions/{id}/reset`."""
+
+
 class RetryRequest(Frozen):
     """Optional body of `POST executions/{id}/retry`."""
 

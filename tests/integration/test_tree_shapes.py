@@ -184,18 +184,18 @@ async def test_the_tree_of_a_batch_tells_what_ran_for_how_many(travel: TravelBen
     assert (found.cells, found.executions) == (4, 4)
     assert (found.reuse.node_runs, found.reuse.served) == (5 + 2 + 3, 20)
     assert found.reuse.duration_ms < found.reuse.served_ms
-    (one,) = found.root.children
-    assert (one.nodes, one.runs, one.cells) == (("one",), 1, 4)
-    (two,) = one.children
-    assert [(n.nodes, n.runs, n.cells) for n in two.children] == [
-        (("three",), 1, 3),
-        (("three=a",), 1, 1),
-    ]
-    (four,) = two.children[0].children
-    assert [(n.nodes, n.cells, n.ended) for n in four.children] == [
-        (("five",), 1, {"DONE": 1}),
-        (("five=a",), 1, {"DONE": 1}),
-        (("five=b",), 1, {"DONE": 1}),
+    assert [(n.parent, n.nodes, n.runs, n.cells, n.ended) for n in found.nodes] == [
+        (None, (), 0, 4, {}),
+        (0, ("one",), 1, 4, {}),
+        (1, ("two",), 1, 4, {}),
+        (2, ("three",), 1, 3, {}),
+        (3, ("four",), 1, 3, {}),
+        (4, ("five",), 1, 1, {"DONE": 1}),
+        (4, ("five=a",), 1, 1, {"DONE": 1}),
+        (4, ("five=b",), 1, 1, {"DONE": 1}),
+        (2, ("three=a",), 1, 1, {}),
+        (8, ("four",), 1, 1, {}),
+        (9, ("five",), 1, 1, {"DONE": 1}),
     ]
     assert await travel.store.splits.tree(batch.id, case="c0", repetition=0) == found
     assert (await travel.store.splits.tree(batch.id, case="other")).executions == 0

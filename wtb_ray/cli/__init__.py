@@ -21,6 +21,7 @@ from wtb_ray.cli import (
     stack,
     steering,
     storage,
+    travel,
     venv,
 )
 from wtb_ray.cli.terminal import Commands
@@ -74,6 +75,7 @@ app.add_typer(run.app)
 app.add_typer(batch.app, name="batch")
 app.add_typer(batch.boards)
 executions.app.add_typer(steering.app)
+executions.app.add_typer(travel.app)
 app.add_typer(executions.app, name="exec")
 app.add_typer(events.app)
 app.add_typer(audit.app, name="audit")

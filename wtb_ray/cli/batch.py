@@ -7,7 +7,7 @@ import typer
 from rich.text import Text
 
 from wtb_ray import api, model
-from wtb_ray.cli import board, options, render
+from wtb_ray.cli import board, options, render, tree_views
 from wtb_ray.cli.progress import batch_progress
 from wtb_ray.cli.terminal import EXIT_FAILED, EXIT_INTERRUPTED, answer, program, say, stdout
 from wtb_ray.sdk import Batch, calls
@@ -200,6 +200,34 @@ def results(
         page = bench.send(calls.results(batch, after, limit, status=status))
     table = render.results(page.items, stdout().width)
     answer(page, as_json, table, render.more(page))
+
+
+@app.command()
+def tree(
+    batch: BatchId,
+    case: Annotated[
+        str | None, typer.Option("--case", metavar="ID", help="Only the cells of this case.")
+    ] = None,
+    repetition: Annotated[
+        int | None,
+        typer.Option("--repetition", min=0, metavar="N", help="Only this one, counted from 0."),
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Draw all of it, however wide and long it is.")
+    ] = False,
+    as_json: options.AsJson = False,
+    url: options.Url = None,
+) -> None:
+    """Draw what a batch ran for how many of its cells, and what sharing spared.
+
+    \b
+    Examples:
+      wtb batch tree b0198c1
+      wtb batch tree b0198c1 --case c7 --repetition 0 --all
+    """
+    with options.connect(url) as bench:
+        found = bench.batch_tree(batch, case, repetition)
+    answer(found, as_json, tree_views.tree(found, everything=everything))
 
 
 @app.command()

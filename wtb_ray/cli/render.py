@@ -302,9 +302,9 @@ def results(items: Sequence[api.CellResult], width: int = WIDE) -> RenderableTyp
     if not items:
         return nothing("results")
     metrics = list(dict.fromkeys(name for item in items for name in item.scores))
-    columns = ["cell", "variant", "case", "rep", "status", *metrics, "latency"]
+    columns = ["cell", "variant", "case", "rep", "status", *metrics, "latency", "execution"]
     right = ["cell", "rep", *metrics, "latency"]
-    made = table(*columns, "error", right=right, wrap=["case", "error"])
+    made = table(*columns, "error", right=right, wrap=["case", "execution", "error"])
     for item in items:
         made.add_row(
             str(item.id),
@@ -314,6 +314,7 @@ def results(items: Sequence[api.CellResult], width: int = WIDE) -> RenderableTyp
             status(item.status),
             *(number(item.scores.get(name)) for name in metrics),
             duration(item.latency_ms),
+            item.execution_id or "–",
             _error_of(item),
         )
     return made

@@ -1,6 +1,6 @@
-"""`wtb exec`: control of executions, their history as a tree, and time travel."""
+"""`wtb exec`: control of executions, and their history as a tree."""
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 
 import typer
 from rich.text import Text
@@ -10,7 +10,7 @@ from wtb_ray.cli import history_views, options, render
 from wtb_ray.cli.executions import ExecutionId
 from wtb_ray.cli.run import show as show_state
 from wtb_ray.cli.terminal import EXIT_FAILED, answer
-from wtb_ray.sdk import Execution, WTBTestBench, calls, steering
+from wtb_ray.sdk import Execution, WTBTestBench, calls
 from wtb_ray.sdk.steering import StateOptions
 from wtb_ray.states import ExecutionStatus, PauseStrategy
 
@@ -24,18 +24,6 @@ Place = Annotated[
     str | None,
     typer.Argument(metavar="[CHECKPOINT]", help="Id of a checkpoint, or its beginning."),
 ]
-Node = Annotated[
-    str | None,
-    typer.Option("--node", metavar="NODE", help="Instead: around the newest run of this node."),
-]
-Where = Annotated[
-    Literal["entry", "exit"],
-    typer.Option("--where", help="With --node: right before it, or right after it."),
-]
-AsItStands = Annotated[
-    bool,
-    typer.Option("--as-it-stands", help="Keep what tasks of the next step had finished there."),
-]
 State = Annotated[
     str | None,
     typer.Option("--state", metavar="JSON", help="Change the state: JSON, @file, or @- for stdin."),
@@ -48,11 +36,13 @@ Replace = Annotated[bool, typer.Option("--replace", help="Overwrite instead of r
 Limit = Annotated[
     int | None, typer.Option("--recursion-limit", min=1, metavar="N", help="Most super-steps.")
 ]
-Variant = Annotated[
-    list[str] | None, typer.Option("--variant", metavar="VARIANT", help="node=variant; repeatable.")
-]
-Version = Annotated[
-    str | None, typer.Option("--version", metavar="DIGEST", help="Another version's digest.")
+Cell = Annotated[
+    int | None,
+    typer.Option(
+        "--cell",
+        metavar="CELL",
+        help="Which of the cells that share it is meant: it goes on alone.",
+    ),
 ]
 Reason = Annotated[
     str | None, typer.Option("--reason", metavar="TEXT", help="Why, for the event log.")
@@ -123,7 +113,7 @@ def pause(
         found = bench.pause(
             execution, reason, wait=not no_wait, strategy=strategy, expected_s=expected
         )
-    _answer(found, as_json)
+    show_moved(found, as_json)
 
 
 @app.command()
@@ -133,6 +123,7 @@ def resume(
     as_node: AsNode = None,
     replace: Replace = False,
     recursion_limit: Limit = None,
+    cell: Cell = None,
     no_wait: NoWait = False,
     as_json: options.AsJson = False,
     url: options.Url = None,
@@ -149,12 +140,12 @@ def resume(
     with options.connect(url) as bench:
         found = bench.resume(
             execution,
-            _state(state),
+            given_state(state),
             recursion_limit=recursion_limit,
             wait=not no_wait,
-            **_changing(as_node, replace),
+            **_changing(as_node, replace, cell),
         )
-    _answer(found, as_json, ends=True)
+    show_moved(found, as_json, ends=True)
 
 
 @app.command()
@@ -167,7 +158,7 @@ def step(
     """Let a paused execution run one super-step."""
     with options.connect(url) as bench:
         found = bench.step(execution, wait=not no_wait)
-    _answer(found, as_json, ends=True)
+    show_moved(found, as_json, ends=True)
 
 
 @app.command()
@@ -181,7 +172,7 @@ def retry(
     """Let a failed execution go on from where it stands."""
     with options.connect(url) as bench:
         found = bench.retry(execution, recursion_limit, wait=not no_wait)
-    _answer(found, as_json, ends=True)
+    show_moved(found, as_json, ends=True)
 
 
 @app.command("break")
@@ -223,6 +214,7 @@ def answer_questions(
         str | None,
         typer.Option("--value", metavar="JSON", help="The answer, where only one is asked for."),
     ] = None,
+    cell: Cell = None,
     no_wait: NoWait = False,
     as_json: options.AsJson = False,
     url: options.Url = None,
@@ -234,6 +226,7 @@ def answer_questions(
       wtb exec answer e0198c1
       wtb exec answer e0198c1 --value '{"approved": true}'
       wtb exec answer e0198c1 5f2a=true 77c1='"later"'
+      wtb exec answer e0198c1 --value true --cell 4711
     """
     given = {id: options.json_value(text, id) for id, text in _pairs(answers)}
     with options.connect(url) as bench:
@@ -246,8 +239,8 @@ def answer_questions(
             asked = bench.interrupts(execution)
             answer(asked, as_json, history_views.questions(asked))
             return
-        found = bench.answer(execution, given, wait=not no_wait)
-    _answer(found, as_json, ends=True)
+        found = bench.answer(execution, given, cell=cell, wait=not no_wait)
+    show_moved(found, as_json, ends=True)
 
 
 def _pairs(answers: list[str] | None) -> list[tuple[str, str]]:
@@ -269,128 +262,17 @@ def stop(
     execution: ExecutionId,
     reason: Reason = None,
     kill: Annotated[bool, typer.Option("--kill", help="At once, whatever its nodes do.")] = False,
+    cell: Cell = None,
     as_json: options.AsJson = False,
     url: options.Url = None,
 ) -> None:
-    """Stop an execution for good; nodes that do not end are left behind."""
-    with options.connect(url) as bench:
-        found = bench.stop(execution, reason, kill)
-    _answer(found, as_json)
+    """Stop an execution for good; nodes that do not end are left behind.
 
-
-@app.command()
-def reset(execution: ExecutionId, as_json: options.AsJson = False, url: options.Url = None) -> None:
-    """Put an execution back to its input, in a clean workspace; its history stays."""
-    with options.connect(url) as bench:
-        found = bench.reset(execution)
-    _answer(found, as_json)
-
-
-@app.command()
-def rollback(
-    execution: ExecutionId,
-    checkpoint: Place = None,
-    node: Node = None,
-    where: Where = "exit",
-    pause: Annotated[bool, typer.Option("--pause", help="Pause it first where it runs.")] = False,
-    as_it_stands: AsItStands = False,
-    as_json: options.AsJson = False,
-    url: options.Url = None,
-) -> None:
-    """Put an execution back, or forward again, to a checkpoint, with its files; it is paused then.
-
-    \b
-    Examples:
-      wtb exec rollback e0198c1 1f0c8a12
-      wtb exec rollback e0198c1 --node retrieve --where entry
+    All cells that share it stop, or the one of --cell alone.
     """
-    if (checkpoint is None) == (node is None):
-        raise typer.BadParameter("give a checkpoint, or --node", param_hint="CHECKPOINT")
-    mode: Literal["clean", "as_it_stands"] = "as_it_stands" if as_it_stands else "clean"
     with options.connect(url) as bench:
-        if node is not None:
-            found = bench.rollback_to_node(execution, node, where, pause=pause, mode=mode)
-        else:
-            place = _checkpoint(bench, execution, checkpoint or "")
-            found = bench.rollback(execution, place, pause=pause, mode=mode)
-    _answer(found, as_json)
-
-
-@app.command()
-def fork(
-    execution: ExecutionId,
-    checkpoint: Place = None,
-    node: Node = None,
-    where: Where = "exit",
-    state: State = None,
-    as_node: AsNode = None,
-    replace: Replace = False,
-    variant: Variant = None,
-    version: Version = None,
-    breakpoint_: Annotated[
-        list[str] | None,
-        typer.Option("--breakpoint", metavar="NODE", help="Where the fork pauses; repeatable."),
-    ] = None,
-    count: Annotated[
-        int, typer.Option("--count", min=1, max=100, metavar="N", help="How many to make.")
-    ] = 1,
-    run: Annotated[bool, typer.Option("--run", help="Let them run at once.")] = False,
-    as_it_stands: AsItStands = False,
-    as_json: options.AsJson = False,
-    url: options.Url = None,
-) -> None:
-    """Make executions that go on from a checkpoint, with other state, variants or version.
-
-    \b
-    Examples:
-      wtb exec fork e0198c1 --variant answer=long --run
-      wtb exec fork e0198c1 1f0c8a12 --state '{"temperature": 0}' --count 10 --run
-    """
-    request: dict[str, Any] = {
-        "node": node,
-        "where": where,
-        "state": _state(state),
-        "as_node": as_node,
-        "replace": replace,
-        "variant_config": options.binding(variant or []),
-        "version": version,
-        "breakpoints": breakpoint_,
-        "count": count,
-        "run": run,
-        "mode": "as_it_stands" if as_it_stands else "clean",
-    }
-    with options.connect(url) as bench:
-        if checkpoint is not None:
-            request["checkpoint_id"] = _checkpoint(bench, execution, checkpoint)
-        made = bench.flow(steering.forked(execution, **request))
-    answer(made, as_json, history_views.executions(made.executions))
-
-
-@app.command()
-def swap(
-    execution: ExecutionId,
-    variants: Annotated[
-        list[str] | None, typer.Argument(metavar="[NODE=VARIANT]...", help="What to swap.")
-    ] = None,
-    version: Version = None,
-    as_json: options.AsJson = False,
-    url: options.Url = None,
-) -> None:
-    """Give an execution other implementations from its next super-step on.
-
-    One that runs is paused for it and goes on.
-
-    \b
-    Examples:
-      wtb exec swap e0198c1 answer=long
-      wtb exec swap e0198c1 --version 5c1f…
-    """
-    binding = options.binding(variants or [], "NODE=VARIANT")
-    if not binding and version is None:
-        raise typer.BadParameter("give node=variant, or --version", param_hint="NODE=VARIANT")
-    with options.connect(url) as bench:
-        found = bench.swap(execution, variant_config=binding, version=version)
-    _answer(found, as_json)
+        found = bench.stop(execution, reason, kill, cell)
+    show_moved(found, as_json)
 
 
 @app.command()
@@ -420,7 +302,7 @@ def node(
             found = bench.nodes(execution)
             answer(found, as_json, history_views.nodes(found))
             return
-        outcome = bench.execute_node(execution, name, _state(state))
+        outcome = bench.execute_node(execution, name, given_state(state))
     answer(outcome, as_json, history_views.outcome(outcome))
     if outcome.error is not None:
         raise typer.Exit(EXIT_FAILED)
@@ -436,6 +318,7 @@ def state_(
     ] = None,
     as_node: AsNode = None,
     replace: Replace = False,
+    cell: Cell = None,
     as_json: options.AsJson = False,
     url: options.Url = None,
 ) -> None:
@@ -451,32 +334,34 @@ def state_(
     with options.connect(url) as bench:
         if change is not None:
             values = options.json_object(change, "--set")
-            found = bench.update_state(execution, values, **_changing(as_node, replace))
-            _answer(found, as_json)
+            found = bench.update_state(execution, values, **_changing(as_node, replace, cell))
+            show_moved(found, as_json)
             return
-        place = None if checkpoint is None else _checkpoint(bench, execution, checkpoint)
+        place = None if checkpoint is None else checkpoint_of(bench, execution, checkpoint)
         view = bench.get_state(execution, place)
     answer(view, as_json, render.state(view))
 
 
-def _answer(found: Execution, as_json: bool, *, ends: bool = False) -> None:
+def show_moved(found: Execution, as_json: bool, *, ends: bool = False) -> None:
+    """Shows an execution after a command; `ends`: one that ended without a result ends the process."""
     show_state(found.info, found.view, as_json)
     if ends and found.status in (ExecutionStatus.FAILED, ExecutionStatus.CANCELLED):
         raise typer.Exit(EXIT_FAILED)
 
 
-def _state(text: str | None) -> dict[str, Any] | None:
+def given_state(text: str | None) -> dict[str, Any] | None:
+    """What `--state` says."""
     return None if text is None else options.json_object(text, "--state")
 
 
-def _changing(as_node: str | None, replace: bool) -> StateOptions:
-    found = StateOptions(replace=replace)
+def _changing(as_node: str | None, replace: bool, cell: int | None) -> StateOptions:
+    found = StateOptions(replace=replace, cell=cell)
     if as_node is not None:
         found["as_node"] = as_node
     return found
 
 
-def _checkpoint(bench: WTBTestBench, execution: str, text: str) -> str:
+def checkpoint_of(bench: WTBTestBench, execution: str, text: str) -> str:
     """The checkpoint that is called so, or the only one whose id begins so."""
     if len(text) >= WHOLE:
         return text

@@ -84,6 +84,15 @@ def error_line(error: errors.WTBError) -> str:
     return f"error: {error.message} ({error.code})" + (f" [{', '.join(shown)}]" if shown else "")
 
 
+def cells_line(error: errors.SharedExecution) -> str:
+    """Which cells share the execution, and how one of them is named."""
+    cells = [str(cell) for cell in error.details.get("cells", ())]
+    return (
+        f"it is shared by the cells {', '.join(cells)}: name one with --cell and it goes on alone;"
+        f" `{program()} batch results BATCH` lists them"
+    )
+
+
 def _short(value: Any, limit: int = 200) -> str:
     text = value if isinstance(value, str) else json_text(value, indent=False)
     text = " ".join(text.split())
@@ -98,6 +107,8 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except errors.WTBError as e:
             say(error_line(e), style="red")
+            if isinstance(e, errors.SharedExecution):
+                say(cells_line(e))
             raise typer.Exit(EXIT_ERROR) from e
         except KeyboardInterrupt:
             say("interrupted")

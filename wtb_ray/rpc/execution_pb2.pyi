@@ -98,7 +98,7 @@ class PauseExecutionRequest(_message.Message):
     def __init__(self, execution_id: _Optional[str] = ..., reason: _Optional[str] = ..., strategy: _Optional[str] = ..., expected_s: _Optional[float] = ..., idempotency_key: _Optional[str] = ...) -> None: ...
 
 class ResumeExecutionRequest(_message.Message):
-    __slots__ = ("execution_id", "state", "as_node", "replace", "answers", "recursion_limit", "idempotency_key")
+    __slots__ = ("execution_id", "state", "as_node", "replace", "answers", "recursion_limit", "idempotency_key", "cell")
     class AnswersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -113,6 +113,7 @@ class ResumeExecutionRequest(_message.Message):
     ANSWERS_FIELD_NUMBER: _ClassVar[int]
     RECURSION_LIMIT_FIELD_NUMBER: _ClassVar[int]
     IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
+    CELL_FIELD_NUMBER: _ClassVar[int]
     execution_id: str
     state: str
     as_node: str
@@ -120,7 +121,8 @@ class ResumeExecutionRequest(_message.Message):
     answers: _containers.ScalarMap[str, str]
     recursion_limit: int
     idempotency_key: str
-    def __init__(self, execution_id: _Optional[str] = ..., state: _Optional[str] = ..., as_node: _Optional[str] = ..., replace: bool = ..., answers: _Optional[_Mapping[str, str]] = ..., recursion_limit: _Optional[int] = ..., idempotency_key: _Optional[str] = ...) -> None: ...
+    cell: int
+    def __init__(self, execution_id: _Optional[str] = ..., state: _Optional[str] = ..., as_node: _Optional[str] = ..., replace: bool = ..., answers: _Optional[_Mapping[str, str]] = ..., recursion_limit: _Optional[int] = ..., idempotency_key: _Optional[str] = ..., cell: _Optional[int] = ...) -> None: ...
 
 class ResumeExecutionResponse(_message.Message):
     __slots__ = ("execution", "operation")
@@ -139,19 +141,21 @@ class StepExecutionRequest(_message.Message):
     def __init__(self, execution_id: _Optional[str] = ..., idempotency_key: _Optional[str] = ...) -> None: ...
 
 class StopExecutionRequest(_message.Message):
-    __slots__ = ("execution_id", "reason", "kill", "idempotency_key")
+    __slots__ = ("execution_id", "reason", "kill", "idempotency_key", "cell")
     EXECUTION_ID_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     KILL_FIELD_NUMBER: _ClassVar[int]
     IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
+    CELL_FIELD_NUMBER: _ClassVar[int]
     execution_id: str
     reason: str
     kill: bool
     idempotency_key: str
-    def __init__(self, execution_id: _Optional[str] = ..., reason: _Optional[str] = ..., kill: bool = ..., idempotency_key: _Optional[str] = ...) -> None: ...
+    cell: int
+    def __init__(self, execution_id: _Optional[str] = ..., reason: _Optional[str] = ..., kill: bool = ..., idempotency_key: _Optional[str] = ..., cell: _Optional[int] = ...) -> None: ...
 
 class RollbackExecutionRequest(_message.Message):
-    __slots__ = ("execution_id", "checkpoint_id", "node", "where", "pause", "mode", "idempotency_key")
+    __slots__ = ("execution_id", "checkpoint_id", "node", "where", "pause", "mode", "idempotency_key", "cell")
     EXECUTION_ID_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_ID_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
@@ -159,6 +163,7 @@ class RollbackExecutionRequest(_message.Message):
     PAUSE_FIELD_NUMBER: _ClassVar[int]
     MODE_FIELD_NUMBER: _ClassVar[int]
     IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
+    CELL_FIELD_NUMBER: _ClassVar[int]
     execution_id: str
     checkpoint_id: str
     node: str
@@ -166,7 +171,8 @@ class RollbackExecutionRequest(_message.Message):
     pause: bool
     mode: str
     idempotency_key: str
-    def __init__(self, execution_id: _Optional[str] = ..., checkpoint_id: _Optional[str] = ..., node: _Optional[str] = ..., where: _Optional[str] = ..., pause: bool = ..., mode: _Optional[str] = ..., idempotency_key: _Optional[str] = ...) -> None: ...
+    cell: int
+    def __init__(self, execution_id: _Optional[str] = ..., checkpoint_id: _Optional[str] = ..., node: _Optional[str] = ..., where: _Optional[str] = ..., pause: bool = ..., mode: _Optional[str] = ..., idempotency_key: _Optional[str] = ..., cell: _Optional[int] = ...) -> None: ...
 
 class ForkExecutionRequest(_message.Message):
     __slots__ = ("execution_id", "checkpoint_id", "node", "where", "state", "as_node", "replace", "variant_config", "version", "breakpoints", "recursion_limit", "count", "run", "mode", "idempotency_key")

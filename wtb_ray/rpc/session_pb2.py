@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from wtb_ray.rpc import execution_pb2 as wtb_dot_v1_dot_execution__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14wtb/v1/session.proto\x12\x06wtb.v1\x1a\x16wtb/v1/execution.proto\"\xff\x02\n\x0fInteractRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12)\n\x07inspect\x18\x02 \x01(\x0b\x32\x16.wtb.v1.InspectRequestH\x00\x12\'\n\x06modify\x18\x03 \x01(\x0b\x32\x15.wtb.v1.ModifyRequestH\x00\x12/\n\nbreakpoint\x18\x04 \x01(\x0b\x32\x19.wtb.v1.BreakpointRequestH\x00\x12,\n\x04step\x18\x05 \x01(\x0b\x32\x1c.wtb.v1.StepExecutionRequestH\x00\x12\x36\n\x0c\x63ontinue_run\x18\x06 \x01(\x0b\x32\x1e.wtb.v1.ResumeExecutionRequestH\x00\x12\x34\n\x08rollback\x18\x07 \x01(\x0b\x32 .wtb.v1.RollbackExecutionRequestH\x00\x12,\n\x04\x66ork\x18\x08 \x01(\x0b\x32\x1c.wtb.v1.ForkExecutionRequestH\x00\x42\t\n\x07\x63ommand\"c\n\x0eInspectRequest\x12\x14\n\x0c\x65xecution_id\x18\x01 \x01(\t\x12\x1a\n\rcheckpoint_id\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\r\n\x05state\x18\x03 \x01(\x08\x42\x10\n\x0e_checkpoint_id\"\x81\x01\n\rModifyRequest\x12\x14\n\x0c\x65xecution_id\x18\x01 \x01(\t\x12\x0e\n\x06values\x18\x02 \x01(\t\x12\x14\n\x07\x61s_node\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x0f\n\x07replace\x18\x04 \x01(\x08\x12\x17\n\x0fidempotency_key\x18\x05 \x01(\tB\n\n\x08_as_node\"W\n\x11\x42reakpointRequest\x12\x14\n\x0c\x65xecution_id\x18\x01 \x01(\t\x12\x13\n\x0b\x62reakpoints\x18\x02 \x03(\t\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\t\"\xe5\x01\n\x10InteractResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12$\n\x08position\x18\x02 \x01(\x0b\x32\x10.wtb.v1.PositionH\x00\x12 \n\x06\x66orked\x18\x03 \x01(\x0b\x32\x0e.wtb.v1.ForkedH\x00\x12&\n\toperation\x18\x04 \x01(\x0b\x32\x11.wtb.v1.OperationH\x00\x12\x1e\n\x05\x65rror\x18\x05 \x01(\x0b\x32\r.wtb.v1.ErrorH\x00\x12\"\n\x06rested\x18\x06 \x01(\x0b\x32\x10.wtb.v1.PositionH\x00\x42\t\n\x07outcome\"\xd1\x01\n\x08Position\x12$\n\texecution\x18\x01 \x01(\x0b\x32\x11.wtb.v1.Execution\x12\x1a\n\rcheckpoint_id\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x11\n\x04step\x18\x03 \x01(\x05H\x01\x88\x01\x01\x12\x12\n\nnext_nodes\x18\x04 \x03(\t\x12#\n\tquestions\x18\x05 \x03(\x0b\x32\x10.wtb.v1.Question\x12\x12\n\x05state\x18\x06 \x01(\tH\x02\x88\x01\x01\x42\x10\n\x0e_checkpoint_idB\x07\n\x05_stepB\x08\n\x06_state\"e\n\x08Question\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x10\n\x08\x61nswered\x18\x03 \x01(\x08\x12\x1a\n\ranswer_schema\x18\x04 \x01(\tH\x00\x88\x01\x01\x42\x10\n\x0e_answer_schema2W\n\x12InteractiveSession\x12\x41\n\x08Interact\x12\x17.wtb.v1.InteractRequest\x1a\x18.wtb.v1.InteractResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14wtb/v1/session.proto\x12\x06wtb.v1\x1a\x16wtb/v1/execution.proto\"\xff\x02\n\x0fInteractRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12)\n\x07inspect\x18\x02 \x01(\x0b\x32\x16.wtb.v1.InspectRequestH\x00\x12\'\n\x06modify\x18\x03 \x01(\x0b\x32\x15.wtb.v1.ModifyRequestH\x00\x12/\n\nbreakpoint\x18\x04 \x01(\x0b\x32\x19.wtb.v1.BreakpointRequestH\x00\x12,\n\x04step\x18\x05 \x01(\x0b\x32\x1c.wtb.v1.StepExecutionRequestH\x00\x12\x36\n\x0c\x63ontinue_run\x18\x06 \x01(\x0b\x32\x1e.wtb.v1.ResumeExecutionRequestH\x00\x12\x34\n\x08rollback\x18\x07 \x01(\x0b\x32 .wtb.v1.RollbackExecutionRequestH\x00\x12,\n\x04\x66ork\x18\x08 \x01(\x0b\x32\x1c.wtb.v1.ForkExecutionRequestH\x00\x42\t\n\x07\x63ommand\"c\n\x0eInspectRequest\x12\x14\n\x0c\x65xecution_id\x18\x01 \x01(\t\x12\x1a\n\rcheckpoint_id\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\r\n\x05state\x18\x03 \x01(\x08\x42\x10\n\x0e_checkpoint_id\"\x9d\x01\n\rModifyRequest\x12\x14\n\x0c\x65xecution_id\x18\x01 \x01(\t\x12\x0e\n\x06values\x18\x02 \x01(\t\x12\x14\n\x07\x61s_node\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x0f\n\x07replace\x18\x04 \x01(\x08\x12\x17\n\x0fidempotency_key\x18\x05 \x01(\t\x12\x11\n\x04\x63\x65ll\x18\x06 \x01(\x03H\x01\x88\x01\x01\x42\n\n\x08_as_nodeB\x07\n\x05_cell\"W\n\x11\x42reakpointRequest\x12\x14\n\x0c\x65xecution_id\x18\x01 \x01(\t\x12\x13\n\x0b\x62reakpoints\x18\x02 \x03(\t\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\t\"\xe5\x01\n\x10InteractResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12$\n\x08position\x18\x02 \x01(\x0b\x32\x10.wtb.v1.PositionH\x00\x12 \n\x06\x66orked\x18\x03 \x01(\x0b\x32\x0e.wtb.v1.ForkedH\x00\x12&\n\toperation\x18\x04 \x01(\x0b\x32\x11.wtb.v1.OperationH\x00\x12\x1e\n\x05\x65rror\x18\x05 \x01(\x0b\x32\r.wtb.v1.ErrorH\x00\x12\"\n\x06rested\x18\x06 \x01(\x0b\x32\x10.wtb.v1.PositionH\x00\x42\t\n\x07outcome\"\xd1\x01\n\x08Position\x12$\n\texecution\x18\x01 \x01(\x0b\x32\x11.wtb.v1.Execution\x12\x1a\n\rcheckpoint_id\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x11\n\x04step\x18\x03 \x01(\x05H\x01\x88\x01\x01\x12\x12\n\nnext_nodes\x18\x04 \x03(\t\x12#\n\tquestions\x18\x05 \x03(\x0b\x32\x10.wtb.v1.Question\x12\x12\n\x05state\x18\x06 \x01(\tH\x02\x88\x01\x01\x42\x10\n\x0e_checkpoint_idB\x07\n\x05_stepB\x08\n\x06_state\"e\n\x08Question\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x10\n\x08\x61nswered\x18\x03 \x01(\x08\x12\x1a\n\ranswer_schema\x18\x04 \x01(\tH\x00\x88\x01\x01\x42\x10\n\x0e_answer_schema2W\n\x12InteractiveSession\x12\x41\n\x08Interact\x12\x17.wtb.v1.InteractRequest\x1a\x18.wtb.v1.InteractResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,15 +37,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INSPECTREQUEST']._serialized_start=442
   _globals['_INSPECTREQUEST']._serialized_end=541
   _globals['_MODIFYREQUEST']._serialized_start=544
-  _globals['_MODIFYREQUEST']._serialized_end=673
-  _globals['_BREAKPOINTREQUEST']._serialized_start=675
-  _globals['_BREAKPOINTREQUEST']._serialized_end=762
-  _globals['_INTERACTRESPONSE']._serialized_start=765
-  _globals['_INTERACTRESPONSE']._serialized_end=994
-  _globals['_POSITION']._serialized_start=997
-  _globals['_POSITION']._serialized_end=1206
-  _globals['_QUESTION']._serialized_start=1208
-  _globals['_QUESTION']._serialized_end=1309
-  _globals['_INTERACTIVESESSION']._serialized_start=1311
-  _globals['_INTERACTIVESESSION']._serialized_end=1398
+  _globals['_MODIFYREQUEST']._serialized_end=701
+  _globals['_BREAKPOINTREQUEST']._serialized_start=703
+  _globals['_BREAKPOINTREQUEST']._serialized_end=790
+  _globals['_INTERACTRESPONSE']._serialized_start=793
+  _globals['_INTERACTRESPONSE']._serialized_end=1022
+  _globals['_POSITION']._serialized_start=1025
+  _globals['_POSITION']._serialized_end=1234
+  _globals['_QUESTION']._serialized_start=1236
+  _globals['_QUESTION']._serialized_end=1337
+  _globals['_INTERACTIVESESSION']._serialized_start=1339
+  _globals['_INTERACTIVESESSION']._serialized_end=1426
 # @@protoc_insertion_point(module_scope)

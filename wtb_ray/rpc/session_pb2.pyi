@@ -38,18 +38,20 @@ class InspectRequest(_message.Message):
     def __init__(self, execution_id: _Optional[str] = ..., checkpoint_id: _Optional[str] = ..., state: bool = ...) -> None: ...
 
 class ModifyRequest(_message.Message):
-    __slots__ = ("execution_id", "values", "as_node", "replace", "idempotency_key")
+    __slots__ = ("execution_id", "values", "as_node", "replace", "idempotency_key", "cell")
     EXECUTION_ID_FIELD_NUMBER: _ClassVar[int]
     VALUES_FIELD_NUMBER: _ClassVar[int]
     AS_NODE_FIELD_NUMBER: _ClassVar[int]
     REPLACE_FIELD_NUMBER: _ClassVar[int]
     IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
+    CELL_FIELD_NUMBER: _ClassVar[int]
     execution_id: str
     values: str
     as_node: str
     replace: bool
     idempotency_key: str
-    def __init__(self, execution_id: _Optional[str] = ..., values: _Optional[str] = ..., as_node: _Optional[str] = ..., replace: bool = ..., idempotency_key: _Optional[str] = ...) -> None: ...
+    cell: int
+    def __init__(self, execution_id: _Optional[str] = ..., values: _Optional[str] = ..., as_node: _Optional[str] = ..., replace: bool = ..., idempotency_key: _Optional[str] = ..., cell: _Optional[int] = ...) -> None: ...
 
 class BreakpointRequest(_message.Message):
     __slots__ = ("execution_id", "breakpoints", "idempotency_key")

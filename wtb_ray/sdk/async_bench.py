@@ -9,6 +9,7 @@ from typing import Any, TypeVar, Unpack
 import httpx
 
 from wtb_ray import api, model
+from wtb_ray.batch_tree import BatchTree
 from wtb_ray.events import EventRow
 from wtb_ray.sdk import audit, calls, flows, identity, local
 from wtb_ray.sdk.calls import Call, Retry
@@ -112,9 +113,14 @@ class AsyncTestBench(
             flows.listed(lambda a, n: calls.executions(a, n, project=name), limit)
         )
 
-    async def stop(self, id: str, reason: str | None = None, kill: bool = False) -> Execution:
-        """Stop an execution: when it is running, at its next step; with `kill`, at once."""
-        return await self.flow(flows.stop(id, reason, kill))
+    async def stop(
+        self, id: str, reason: str | None = None, kill: bool = False, cell: int | None = None
+    ) -> Execution:
+        """Stop an execution: when it is running, at its next step; with `kill`, at once.
+
+        Of several cells that share it, all stop, or the one that is named alone.
+        """
+        return await self.flow(flows.stop(id, reason, kill, cell))
 
     async def files(
         self, id: str, checkpoint: str | None = None, prefix: str = ""
@@ -193,6 +199,17 @@ class AsyncTestBench(
     async def leaderboard(self, batch: "str | AsyncBatch") -> api.Leaderboard:
         """The leaderboard of a batch, of the cells that have ended so far."""
         return await self.flow(flows.leaderboard(id_of(batch)))
+
+    async def batch_tree(
+        self, batch: "str | AsyncBatch", case: str | None = None, repetition: int | None = None
+    ) -> BatchTree:
+        """The ways of a batch's cells, laid over each other: what ran, and for how many.
+
+        Args:
+            case: Only its cells, by the id of a case.
+            repetition: Only these, counted from 0.
+        """
+        return await self.send(calls.batch_tree(id_of(batch), case, repetition))
 
     async def events(
         self,
@@ -357,6 +374,10 @@ class AsyncBatch(BatchView):
         """The leaderboard of the cells that have ended so far."""
         self._board = await self._bench.leaderboard(self)
         return self._board
+
+    async def tree(self, case: str | None = None, repetition: int | None = None) -> BatchTree:
+        """What ran so far, for how many cells, and what sharing spared."""
+        return await self._bench.batch_tree(self, case, repetition)
 
     async def progress(self) -> api.Progress:
         """How far it is."""

@@ -9,6 +9,7 @@ from typing import Any, TypeVar, Unpack
 import httpx
 
 from wtb_ray import api, model
+from wtb_ray.batch_tree import BatchTree
 from wtb_ray.events import EventRow
 from wtb_ray.sdk import audit, calls, flows, identity, local
 from wtb_ray.sdk.async_bench import AsyncTestBench
@@ -133,9 +134,14 @@ class WTBTestBench(Steering, Environments, Integrity, LimitsOfBench, Storing):
         name = project_name(project)
         return self.flow(flows.listed(lambda a, n: calls.executions(a, n, project=name), limit))
 
-    def stop(self, id: str, reason: str | None = None, kill: bool = False) -> Execution:
-        """Stop an execution: when it is running, at its next step; with `kill`, at once."""
-        return self.flow(flows.stop(id, reason, kill))
+    def stop(
+        self, id: str, reason: str | None = None, kill: bool = False, cell: int | None = None
+    ) -> Execution:
+        """Stop an execution: when it is running, at its next step; with `kill`, at once.
+
+        Of several cells that share it, all stop, or the one that is named alone.
+        """
+        return self.flow(flows.stop(id, reason, kill, cell))
 
     def files(
         self, id: str, checkpoint: str | None = None, prefix: str = ""
@@ -265,6 +271,17 @@ class WTBTestBench(Steering, Environments, Integrity, LimitsOfBench, Storing):
     def leaderboard(self, batch: "str | Batch") -> api.Leaderboard:
         """The leaderboard of a batch, of the cells that have ended so far."""
         return self.flow(flows.leaderboard(id_of(batch)))
+
+    def batch_tree(
+        self, batch: "str | Batch", case: str | None = None, repetition: int | None = None
+    ) -> BatchTree:
+        """The ways of a batch's cells, laid over each other: what ran, and for how many.
+
+        Args:
+            case: Only its cells, by the id of a case.
+            repetition: Only these, counted from 0.
+        """
+        return self.send(calls.batch_tree(id_of(batch), case, repetition))
 
     def events(
         self,
@@ -440,6 +457,10 @@ class Batch(BatchView):
     def leaderboard(self) -> api.Leaderboard:
         """The leaderboard of the cells that have ended so far."""
         return self._bench.leaderboard(self)
+
+    def tree(self, case: str | None = None, repetition: int | None = None) -> BatchTree:
+        """What ran so far, for how many cells, and what sharing spared."""
+        return self._bench.batch_tree(self, case, repetition)
 
     def progress(self) -> api.Progress:
         """How far it is."""

@@ -16,6 +16,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
 from wtb_ray import __version__, api, control, errors
+from wtb_ray.batch_tree import BatchTree
 from wtb_ray.model import Batch, Execution, ProjectSpec, ProjectVersion, TrashedFile, digest, new_id
 from wtb_ray.sdk.downloads import check_digest, unquoted
 
@@ -295,8 +296,10 @@ def checkpoints(id: str, after: str | None, limit: int = PAGE) -> Call[api.Page[
     return get(f"/executions/{quoted(id)}/checkpoints", kind, after=after, limit=limit)
 
 
-def stop(id: str, reason: str | None = None, kill: bool = False) -> Call[Execution]:
-    request = control.StopRequest(reason=reason, kill=kill)
+def stop(
+    id: str, reason: str | None = None, kill: bool = False, cell: int | None = None
+) -> Call[Execution]:
+    request = control.StopRequest(reason=reason, kill=kill, cell=cell)
     return _post(f"/executions/{quoted(id)}/stop", request, Execution)
 
 
@@ -390,6 +393,10 @@ def results(
     kind = api.Page[api.CellResult]
     path = f"/batch-tests/{quoted(id)}/results"
     return get(path, kind, after=after, limit=limit, status=status)
+
+
+def batch_tree(id: str, case: str | None = None, repetition: int | None = None) -> Call[BatchTree]:
+    return get(f"/batch-tests/{quoted(id)}/tree", BatchTree, case=case, repetition=repetition)
 
 
 def leaderboard(id: str) -> Call[api.Leaderboard | None]:

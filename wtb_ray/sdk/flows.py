@@ -138,9 +138,9 @@ def waited(id: str, timeout: float | None) -> Flow[Execution]:
     return (yield from with_state(info))
 
 
-def stop(id: str, reason: str | None, kill: bool) -> Flow[Execution]:
+def stop(id: str, reason: str | None, kill: bool, cell: int | None) -> Flow[Execution]:
     """Stop an execution, and what it has become by that."""
-    info = yield from ask(calls.stop(id, reason, kill))
+    info = yield from ask(calls.stop(id, reason, kill, cell))
     return (yield from with_state(info))
 
 

@@ -43,6 +43,8 @@ class StateOptions(TypedDict, total=False):
     """Whose write it shall be: the nodes after it come next."""
     replace: bool
     """Overwrite instead of reducing."""
+    cell: int | None
+    """Which of the cells that share the execution is meant; it goes on alone."""
 
 
 def operated(call: Call[Result | control.Operation], kind: Any) -> Flow[Result]:
@@ -103,9 +105,14 @@ def retry(
 
 
 def answer(
-    id: str, answers: Mapping[str, Any], resume: bool, wait: bool, timeout: float | None
+    id: str,
+    answers: Mapping[str, Any],
+    resume: bool,
+    cell: int | None,
+    wait: bool,
+    timeout: float | None,
 ) -> Flow[Execution]:
-    request = made(control.AnswersRequest, answers=dict(answers), resume=resume)
+    request = made(control.AnswersRequest, answers=dict(answers), resume=resume, cell=cell)
     return moved(steering_calls.answer(id, request), wait and resume, timeout)
 
 
@@ -123,6 +130,10 @@ def update_state(id: str, values: Mapping[str, Any], options: StateOptions) -> F
 def execute_node(id: str, node: str, state: Mapping[str, Any] | None) -> Flow[api.NodeOutcome]:
     request = made(control.ExecuteNodeRequest, state=None if state is None else dict(state))
     return operated(steering_calls.execute_node(id, node, request), api.NodeOutcome)
+
+
+def reset(id: str, cell: int | None) -> Flow[Execution]:
+    return moved(steering_calls.reset(id, made(control.ResetRequest, cell=cell)), False, None)
 
 
 def rollback(id: str, **request: Any) -> Flow[Execution]:

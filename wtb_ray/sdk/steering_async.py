@@ -91,11 +91,12 @@ class AsyncSteering(abc.ABC):
         answers: Mapping[str, Any],
         *,
         resume: bool = True,
+        cell: int | None = None,
         wait: bool = True,
         timeout: float | None = None,
     ) -> Execution:
         """Answer what an execution asks, by interrupt id, and send it on; see `WTBTestBench.answer`."""
-        return await self.flow(steering.answer(id, answers, resume, wait, timeout))
+        return await self.flow(steering.answer(id, answers, resume, cell, wait, timeout))
 
     async def breakpoints(self, id: str) -> list[str]:
         """Where an execution pauses: `before:node` and `after:node`."""
@@ -117,17 +118,22 @@ class AsyncSteering(abc.ABC):
         """Run one node on a state, by default the newest one; nothing moves."""
         return await self.flow(steering.execute_node(id, node, state))
 
-    async def reset(self, id: str) -> Execution:
+    async def reset(self, id: str, cell: int | None = None) -> Execution:
         """Put an execution back to its input, in a clean workspace; see `WTBTestBench.reset`."""
-        return await self.flow(steering.moved(steering_calls.reset(id), False, None))
+        return await self.flow(steering.reset(id, cell))
 
     async def rollback(
-        self, id: str, checkpoint_id: str, *, pause: bool = False, mode: control.Mode = "clean"
+        self,
+        id: str,
+        checkpoint_id: str,
+        *,
+        pause: bool = False,
+        mode: control.Mode = "clean",
+        cell: int | None = None,
     ) -> Execution:
         """Put an execution back, or forward again, to a checkpoint, with its files; it is PAUSED then; see `WTBTestBench.rollback`."""
-        return await self.flow(
-            steering.rollback(id, checkpoint_id=checkpoint_id, pause=pause, mode=mode)
-        )
+        flow = steering.rollback(id, checkpoint_id=checkpoint_id, pause=pause, mode=mode, cell=cell)
+        return await self.flow(flow)
 
     async def rollback_to_node(
         self,
@@ -137,9 +143,10 @@ class AsyncSteering(abc.ABC):
         *,
         pause: bool = False,
         mode: control.Mode = "clean",
+        cell: int | None = None,
     ) -> Execution:
         """Put an execution back to where the newest run of a node ended, or began (`entry`)."""
-        flow = steering.rollback(id, node=node, where=where, pause=pause, mode=mode)
+        flow = steering.rollback(id, node=node, where=where, pause=pause, mode=mode, cell=cell)
         return await self.flow(flow)
 
     async def fork(
@@ -186,10 +193,16 @@ class AsyncSteering(abc.ABC):
         *,
         variant_config: Mapping[str, str] | None = None,
         version: str | None = None,
+        cell: int | None = None,
     ) -> Execution:
         """Give an execution other implementations from its next super-step on; see `WTBTestBench.swap`."""
         flow = steering.swap(
-            id, node=node, variant=variant, variant_config=variant_config, version=version
+            id,
+            node=node,
+            variant=variant,
+            variant_config=variant_config,
+            version=version,
+            cell=cell,
         )
         return await self.flow(flow)
 

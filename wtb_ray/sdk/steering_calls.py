@@ -102,8 +102,8 @@ def execute_node(
     return operating("POST", path, request, api.NodeOutcome)
 
 
-def reset(id: str) -> Call[Execution]:
-    return _command("POST", _of(id, "reset"), _Nothing(), Execution)
+def reset(id: str, request: control.ResetRequest) -> Call[Execution]:
+    return _command("POST", _of(id, "reset"), request, Execution)
 
 
 def rollback(id: str, request: control.RollbackRequest) -> Call[Execution]:

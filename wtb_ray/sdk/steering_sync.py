@@ -72,7 +72,7 @@ class Steering(abc.ABC):
             recursion_limit: A new limit of super-steps.
             wait: Return when it has ended or paused again.
             timeout: Seconds to wait at most.
-            options: `as_node` and `replace`, as of `update_state`.
+            options: `as_node`, `replace` and `cell`, as of `update_state`.
 
         Raises:
             InvalidTransition: It is not PAUSED.
@@ -114,16 +114,20 @@ class Steering(abc.ABC):
         answers: Mapping[str, Any],
         *,
         resume: bool = True,
+        cell: int | None = None,
         wait: bool = True,
         timeout: float | None = None,
     ) -> Execution:
         """Answer what an execution asks, by interrupt id, and send it on.
 
+        Args:
+            cell: Whose answer it is where several share the execution, as of `update_state`.
+
         Raises:
             Conflict: It does not ask this, or has its answer.
             InvalidAnswer: The answer does not fit the schema that the node gave.
         """
-        return self.flow(steering.answer(id, answers, resume, wait, timeout))
+        return self.flow(steering.answer(id, answers, resume, cell, wait, timeout))
 
     def breakpoints(self, id: str) -> list[str]:
         """Where an execution pauses: `before:node` and `after:node`."""
@@ -141,10 +145,12 @@ class Steering(abc.ABC):
         Args:
             values: By channel; reducers take them as what a node wrote.
             options: `as_node`, whose write it shall be, so that the nodes after it come next;
-                `replace`, to overwrite instead of reducing.
+                `replace`, to overwrite instead of reducing; `cell`, which of the cells that share
+                the execution is meant: it gets one of its own first, and that is returned.
 
         Raises:
             InvalidState: A value does not fit its channel; names it.
+            SharedExecution: Several cells share it, and none is named; `details` has their ids.
         """
         return self.flow(steering.update_state(id, values, options))
 
@@ -154,28 +160,36 @@ class Steering(abc.ABC):
         """Run one node on a state, by default the newest one; nothing moves."""
         return self.flow(steering.execute_node(id, node, state))
 
-    def reset(self, id: str) -> Execution:
+    def reset(self, id: str, cell: int | None = None) -> Execution:
         """Put an execution back to its input, in a clean workspace; it is PAUSED then.
 
         Raises:
             InvalidTransition: It runs or has not begun.
         """
-        return self.flow(steering.moved(steering_calls.reset(id), False, None))
+        return self.flow(steering.reset(id, cell))
 
     def rollback(
-        self, id: str, checkpoint_id: str, *, pause: bool = False, mode: control.Mode = "clean"
+        self,
+        id: str,
+        checkpoint_id: str,
+        *,
+        pause: bool = False,
+        mode: control.Mode = "clean",
+        cell: int | None = None,
     ) -> Execution:
         """Put an execution back, or forward again, to a checkpoint, with its files; it is PAUSED then.
 
         Args:
             pause: Pause it first where it runs.
             mode: `as_it_stands` keeps what tasks of the next step had finished there.
+            cell: Which goes back where several share the execution, as of `update_state`.
 
         Raises:
             UnknownCheckpoint: It has no such checkpoint.
             InvalidTransition: It runs, and `pause` was not asked for.
         """
-        return self.flow(steering.rollback(id, checkpoint_id=checkpoint_id, pause=pause, mode=mode))
+        flow = steering.rollback(id, checkpoint_id=checkpoint_id, pause=pause, mode=mode, cell=cell)
+        return self.flow(flow)
 
     def rollback_to_node(
         self,
@@ -185,9 +199,10 @@ class Steering(abc.ABC):
         *,
         pause: bool = False,
         mode: control.Mode = "clean",
+        cell: int | None = None,
     ) -> Execution:
         """Put an execution back to where the newest run of a node ended, or began (`entry`)."""
-        flow = steering.rollback(id, node=node, where=where, pause=pause, mode=mode)
+        flow = steering.rollback(id, node=node, where=where, pause=pause, mode=mode, cell=cell)
         return self.flow(flow)
 
     def fork(
@@ -254,16 +269,23 @@ class Steering(abc.ABC):
         *,
         variant_config: Mapping[str, str] | None = None,
         version: str | None = None,
+        cell: int | None = None,
     ) -> Execution:
         """Give an execution other implementations from its next super-step on.
 
-        One that runs is paused for it and goes on. `version` takes another version of its project.
+        One that runs is paused for it and goes on. `version` takes another version of its project,
+        `cell` one of those that share the execution, as of `update_state`.
 
         Raises:
             Incompatible: The other graph lacks a node that comes next, or a channel.
         """
         flow = steering.swap(
-            id, node=node, variant=variant, variant_config=variant_config, version=version
+            id,
+            node=node,
+            variant=variant,
+            variant_config=variant_config,
+            version=version,
+            cell=cell,
         )
         return self.flow(flow)
 

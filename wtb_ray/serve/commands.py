@@ -30,6 +30,7 @@ from wtb_ray.control import (
     Operation,
     Outcomes,
     PauseRequest,
+    ResetRequest,
     ResumeRequest,
     RetryRequest,
     RollbackRequest,
@@ -213,7 +214,6 @@ class Commands(LimitCommands):
 
     async def rollback(self, id: str, request: RollbackRequest, actor: str) -> Execution:
         """See `Travel.rollback`."""
-        id = await self._operating.own(id, request.cell, "rollback", actor, moving=request.pause)
         return await self._travel.rollback(id, request, actor)
 
     async def stop(self, id: str, request: StopRequest, actor: str) -> Execution:
@@ -223,9 +223,9 @@ class Commands(LimitCommands):
         stop = self._store.control.kill if request.kill else self._store.executions.request_stop
         return await stop(id, actor=actor, reason=request.reason)
 
-    async def reset(self, id: str, actor: str) -> Execution:
+    async def reset(self, id: str, request: ResetRequest, actor: str) -> Execution:
         """Puts an execution back to its input; it is PAUSED then."""
-        id = await self._operating.own(id, None, "reset", actor)
+        id = await self._operating.own(id, request.cell, "reset", actor)
         return await self._store.branches.reset(id, actor=actor)
 
     async def fork(

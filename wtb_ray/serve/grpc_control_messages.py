@@ -52,15 +52,26 @@ def resume_request(message: execution_pb2.ResumeExecutionRequest) -> ResumeReque
         **_changes(message),
         answers={id: value(a, f"answers.{id}", None) for id, a in message.answers.items()},
         recursion_limit=optional(message, "recursion_limit"),
+        cell=optional(message, "cell"),
     )
 
 
 def stop_request(message: execution_pb2.StopExecutionRequest) -> StopRequest:
-    return made(StopRequest, reason=optional(message, "reason"), kill=message.kill)
+    return made(
+        StopRequest,
+        reason=optional(message, "reason"),
+        kill=message.kill,
+        cell=optional(message, "cell"),
+    )
 
 
 def rollback_request(message: execution_pb2.RollbackExecutionRequest) -> RollbackRequest:
-    return made(RollbackRequest, **_place(message), pause=message.pause)
+    return made(
+        RollbackRequest,
+        **_place(message),
+        pause=message.pause,
+        cell=optional(message, "cell"),
+    )
 
 
 def fork_request(message: execution_pb2.ForkExecutionRequest) -> ForkRequest:
@@ -84,6 +95,7 @@ def state_request(message: session_pb2.ModifyRequest) -> StateRequest:
         values=value(message.values, "values", {}),
         as_node=optional(message, "as_node"),
         replace=message.replace,
+        cell=optional(message, "cell"),
     )
 
 

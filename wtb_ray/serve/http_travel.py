@@ -13,6 +13,7 @@ from wtb_ray.control import (
     NodeHistory,
     Operation,
     Outcomes,
+    ResetRequest,
     RollbackRequest,
     SwapRequest,
 )
@@ -42,9 +43,12 @@ async def roll_back_execution(
 
 
 @commands.post("/{execution_id}/reset")
-async def reset_execution(execution_id: str, here: Here, actor: Actor) -> Execution:
+async def reset_execution(
+    execution_id: str, here: Here, actor: Actor, request: ResetRequest | None = None
+) -> Execution:
     """Puts an execution back to its input, in a clean workspace; its history stays."""
-    execution: Execution = await here.command("reset", execution_id, actor)
+    wanted = request or ResetRequest()
+    execution: Execution = await here.command("reset", execution_id, wanted, actor)
     return execution
 
 

@@ -46,6 +46,7 @@ class Travel:
 
     async def rollback(self, id: str, request: RollbackRequest, actor: str) -> Execution:
         """Puts an execution back, or forward, to a checkpoint; it is PAUSED then."""
+        id = await self._operating.own(id, request.cell, "rollback", actor, moving=request.pause)
         step = await self._place(id, request)
         paused = False
         if request.pause:
