@@ -10,7 +10,9 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from wtb_ray.environment import EnvSpec, NodeResourceConfig
 from wtb_ray.model import (
+    Budget,
     Case,
+    Cost,
     Fault,
     FileChange,
     FileEntry,
@@ -64,6 +66,8 @@ class BatchTestRequest(Frozen):
     """Whether a cell whose node asks something fails, or waits for an answer."""
     priority: int = Field(default=0, ge=-100, le=100)
     recursion_limit: int | None = Field(default=None, ge=1, le=100_000)
+    budget: Budget | None = None
+    """The most that it may use."""
 
 
 class StopRequest(Frozen):
@@ -179,8 +183,17 @@ class Progress(Frozen):
     finished: int
     percent: float
     rate: float | None
-    """Cells finished per second since the start."""
+    """Cells ended per second in the recent past; null while nothing can be said."""
     remaining_s: float | None
+    """At that rate; null while nothing can be said."""
+    remaining_low_s: float | None = None
+    remaining_high_s: float | None = None
+    """95 % interval of it, as far as cells end independently of each other."""
+    cost: Cost = Cost()
+    """Sums over the cells, each with the whole cost of its path."""
+    cost_incurred: Cost = Cost()
+    """What its executions really spent."""
+    budget: Budget | None = None
 
 
 class CellResult(Frozen):
@@ -195,7 +208,12 @@ class CellResult(Frozen):
     execution_id: str | None
     scores: dict[str, float | None]
     latency_ms: float | None
+    node_runs: int | None = None
+    """Of the whole path, as `latency_ms` and `usage`."""
+    usage: dict[str, float] = Field(default_factory=dict)
     error: dict[str, Any] | None = None
+    shared_failure: bool = False
+    """Whether it failed together with others, in an execution that they shared."""
 
 
 class MetricSummary(Frozen):

@@ -54,6 +54,7 @@ WTBError                    500 INTERNAL              something of ours broke
     RunnerDied              500 INTERNAL              the process died in this execution when it ran alone
     InterruptInBatch        500 INTERNAL              a cell asked a human and the batch has no answer for it
     ScorerFailed            500 INTERNAL              a scorer raised
+    BudgetExceeded          500 INTERNAL              a cell that did not begin: the batch's budget was used up
     FilesRefused            500 INTERNAL              a workspace holds what cannot be kept; by path and reason
       QuotaExceeded         500 INTERNAL              a workspace has more bytes or files than it may have
     RestoreRefused          500 INTERNAL              a file tree cannot be restored; nothing was touched
@@ -370,6 +371,10 @@ class InterruptInBatch(ExecutionFault):
 
 class ScorerFailed(ExecutionFault):
     """A scorer raised."""
+
+
+class BudgetExceeded(ExecutionFault):
+    """A budget of the batch is used up; the cell did not begin."""
 
 
 class FilesRefused(ExecutionFault):

@@ -111,7 +111,10 @@ class Performer:
             work.control.request_drain(DRAINED)
         work.task = asyncio.create_task(self._outcome(one, work))
         try:
-            return await work.task
+            settlement = await work.task
+            return settlement and dataclasses.replace(
+                settlement, usage=work.attachment.calls.unstored()
+            )
         except asyncio.CancelledError:
             if work.dropped:
                 return None

@@ -65,6 +65,7 @@ class ExecutionController(EnvironmentCommands, Commands):
             register=self.register,
             integrity=partial(cluster.ask, "integrity"),
             track=partial(cluster.ask, "files"),
+            max_cells=settings.max_cells,
         )
         self._boards: dict[tuple[str, str], asyncio.Task[Leaderboard]] = {}
         await asyncio.to_thread(cluster.ensure_singletons, settings, self._url)
@@ -179,6 +180,7 @@ class ExecutionController(EnvironmentCommands, Commands):
             interrupts=request.interrupts,
             priority=request.priority,
             recursion_limit=request.recursion_limit,
+            budget=request.budget,
         )
         scoring.validate(spec.scorers, importable=False)
         return spec, names, cells
