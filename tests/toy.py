@@ -26,6 +26,12 @@ def triple(state: State) -> State:
     return {"y": state["x"] * 3}
 
 
+async def metered(state: State) -> State:
+    """Says what it used, and fails for negative numbers after it has."""
+    wtb_ray.usage(input_tokens=10, output_tokens=5, cost=0.5)
+    return await double(state)
+
+
 async def slow(state: State) -> State:
     await asyncio.sleep(0.05)
     return {"y": state["x"] * 2}

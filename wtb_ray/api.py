@@ -11,7 +11,9 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 from wtb_ray.environment import EnvSpec, NodeResourceConfig
 from wtb_ray.model import (
     LONGEST_DEADLINE_S,
+    Budget,
     Case,
+    Cost,
     Fault,
     FileChange,
     FileEntry,
@@ -67,6 +69,8 @@ class BatchTestRequest(Frozen):
     recursion_limit: int | None = Field(default=None, ge=1, le=100_000)
     deadline_s: float | None = Field(default=None, gt=0, le=LONGEST_DEADLINE_S, allow_inf_nan=False)
     """Seconds from the first start of a cell, whatever happens in them, after which it fails."""
+    budget: Budget | None = None
+    """The most that it may use."""
 
 
 class StopRequest(Frozen):
@@ -182,8 +186,17 @@ class Progress(Frozen):
     finished: int
     percent: float
     rate: float | None
-    """Cells finished per second since the start."""
+    """Cells ended per second in the recent past; null while nothing can be said."""
     remaining_s: float | None
+    """At that rate; null while nothing can be said."""
+    remaining_low_s: float | None = None
+    remaining_high_s: float | None = None
+    """95 % interval of it, as far as cells end independently of each other."""
+    cost: Cost = Cost()
+    """Sums over the cells, each with the whole cost of its path."""
+    cost_incurred: Cost = Cost()
+    """What its executions really spent."""
+    budget: Budget | None = None
 
 
 class CellResult(Frozen):
@@ -198,7 +211,12 @@ class CellResult(Frozen):
     execution_id: str | None
     scores: dict[str, float | None]
     latency_ms: float | None
+    node_runs: int | None = None
+    """Of the whole path, as `latency_ms` and `usage`."""
+    usage: dict[str, float] = Field(default_factory=dict)
     error: dict[str, Any] | None = None
+    shared_failure: bool = False
+    """Whether it failed together with others, in an execution that they shared."""
 
 
 class MetricSummary(Frozen):

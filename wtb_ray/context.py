@@ -277,6 +277,15 @@ class Calls:
         """Adds to the time that a task has waited."""
         self.waited[task_id] = self.waited.get(task_id, 0.0) + seconds
 
+    def unstored(self) -> dict[str, float]:
+        """The sums of what tasks have used that stands with no step."""
+        total: dict[str, float] = {}
+        with self._lock:
+            for used in self.used.values():
+                for name, amount in used.items():
+                    total[name] = total.get(name, 0.0) + amount
+        return total
+
     def add(self, count: int) -> None:
         """Counts one more, or one less."""
         with self._lock:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from wtb_ray.api import Checkpoint
-from wtb_ray.model import Execution, Frozen, ProjectVersion, VariantSpec
+from wtb_ray.model import Case, Execution, Frozen, ProjectVersion, VariantSpec
 from wtb_ray.states import ExecutionStatus, PauseStrategy
 
 Mode = Literal["clean", "as_it_stands"]
@@ -355,3 +355,24 @@ class ProjectChange(Frozen):
 
     active: bool
     """False: nothing new of the project may start; what runs goes on."""
+
+
+class RerunRequest(Frozen):
+    """Optional body of `POST batch-tests/{id}/rerun`: which cells run again."""
+
+    status: list[Literal["FAILED", "CANCELLED"]] = Field(
+        default=["FAILED", "CANCELLED"], min_length=1
+    )
+    variant: str | None = None
+    """Only of the variant with this name."""
+    case: str | None = None
+    """Only of the case with this id."""
+
+
+class ExtendRequest(Frozen):
+    """Body of `POST batch-tests/{id}/extend`: what the batch is to have, beside what it has."""
+
+    cases: list[Case | dict[str, Any]] = Field(default_factory=list)
+    variants: list[dict[str, str]] = Field(default_factory=list)
+    repetitions: int | None = Field(default=None, ge=1)
+    """How many there are to be in all; null leaves them."""

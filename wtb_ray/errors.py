@@ -59,6 +59,7 @@ WTBError                    500 INTERNAL              something of ours broke
     DeadlineExceeded        500 INTERNAL              a cell took longer than its batch lets it
     InterruptInBatch        500 INTERNAL              a cell asked a human and the batch has no answer for it
     ScorerFailed            500 INTERNAL              a scorer raised
+    BudgetExceeded          500 INTERNAL              a cell that did not begin: the batch's budget was used up
     FilesRefused            500 INTERNAL              a workspace holds what cannot be kept; by path and reason
       QuotaExceeded         500 INTERNAL              a workspace has more bytes or files than it may have
     RestoreRefused          500 INTERNAL              a file tree cannot be restored; nothing was touched
@@ -395,6 +396,10 @@ class InterruptInBatch(ExecutionFault):
 
 class ScorerFailed(ExecutionFault):
     """A scorer raised."""
+
+
+class BudgetExceeded(ExecutionFault):
+    """A budget of the batch is used up; the cell did not begin."""
 
 
 class FilesRefused(ExecutionFault):

@@ -310,6 +310,35 @@ class BatchCompleted(Event):
     counts: dict[str, int]
 
 
+class BudgetExceeded(Event):
+    type: Literal["batch.budget_exceeded"] = "batch.budget_exceeded"
+    budget: str
+    """Which of them: a field of `Budget`."""
+    limit: float
+    spent: float
+    excluded: int
+    """Cells that will not run."""
+
+
+class BatchRerun(Event):
+    type: Literal["batch.rerun"] = "batch.rerun"
+    cells: int
+    reopened: bool
+
+
+class BatchExtended(Event):
+    type: Literal["batch.extended"] = "batch.extended"
+    variants: list[str]
+    """Names of those that are new."""
+    cases: int
+    """How many are new."""
+    repetitions: int
+    """How many there are now."""
+    cells: int
+    """How many are new."""
+    reopened: bool
+
+
 class BatchFailed(Event):
     type: Literal["batch.failed"] = "batch.failed"
     reason: str
@@ -344,6 +373,8 @@ class CellFailed(Event):
     case: str
     repetition: int
     error: Fault
+    shared_failure: bool = False
+    """Whether the execution that failed was shared with other cells, which failed with it."""
 
 
 class EnvironmentRegistered(Event):
@@ -510,6 +541,9 @@ AnyEvent = Annotated[
     | BatchPaused
     | BatchResumed
     | BatchCompleted
+    | BudgetExceeded
+    | BatchRerun
+    | BatchExtended
     | BatchFailed
     | BatchCancelled
     | VariantStopped

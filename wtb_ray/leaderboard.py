@@ -240,13 +240,15 @@ def _notes(cells: pl.DataFrame, table: Table, batch: Batch) -> list[str]:
     open_ = cells.filter(~status.is_in([str(one) for one in TERMINAL_CELL])).height
     cancelled = cells.filter(status == CellStatus.CANCELLED).height
     excluded = cells.filter(status == CellStatus.EXCLUDED).height
+    reasons = cells.filter((status == CellStatus.EXCLUDED) & pl.col("error").is_not_null())["error"]
+    why = f" ({', '.join(sorted(reasons.unique()))})" if reasons.len() else ""
     failed, foreign = cells.filter("failed").height, cells.filter("foreign")
     policy = "count as 0 for every metric" if batch.node_errors == "zero" else "are left out"
     causes = ", ".join(f"{n} {code}" for code, n in foreign["error"].value_counts(sort=True).rows())
     notes = {
         f"{_cells(open_)} of {cells.height} not ended yet": open_,
         f"{_cells(cancelled)} cancelled: left out": cancelled,
-        f"{_cells(excluded)} excluded: left out": excluded,
+        f"{_cells(excluded)} excluded{why}: left out": excluded,
         f"{_cells(failed)} with a node error: {policy} (node_errors={batch.node_errors})": failed,
         f"{_cells(foreign.height)} failed through no fault of a variant ({causes}): left out": causes,
     }

@@ -11,6 +11,8 @@ from wtb_ray.environment import EnvironmentConfig, EnvSpec, ExecutionConfig, Nod
 from wtb_ray.frozen import Frozen as Frozen
 from wtb_ray.frozen import canonical as canonical
 from wtb_ray.frozen import digest as digest
+from wtb_ray.spending import Budget as Budget
+from wtb_ray.spending import Cost as Cost
 from wtb_ray.states import BatchStatus, ExecutionStatus, PauseStrategy
 
 VENV = "/.venv/"
@@ -275,6 +277,11 @@ class Execution(Frozen):
     error: Fault | None = None
     latency_ms: float | None = None
     node_runs: int = 0
+    usage: dict[str, float] = Field(default_factory=dict)
+    """Sums of what nodes on its path said that they used, by key, once it has ended."""
+    spent: Cost | None = None
+    """What it really spent itself, up to the last time it was given back or ended: a shared prefix
+    counts where it ran, steps that were gone back from count too."""
     forked_from: str | None = None
     """The execution that it was forked from."""
     forked_at: str | None = None
@@ -467,6 +474,7 @@ class BatchSpec(Frozen):
     """Whether a cell whose node asks something fails, or waits for an answer."""
     deadline_s: float | None = Field(default=None, gt=0, le=LONGEST_DEADLINE_S, allow_inf_nan=False)
     """Seconds from the first start of a cell's execution, after which the cell fails."""
+    budget: Budget | None = None
 
 
 class Batch(Frozen):
@@ -490,6 +498,11 @@ class Batch(Frozen):
     interrupts: str = "fail"
     deadline_s: float | None = None
     """Seconds from the first start of a cell's execution, after which the cell fails."""
+    budget: Budget | None = None
+    cost: Cost | None = None
+    """Sums over its cells, each with the whole cost of its path; null in lists."""
+    cost_incurred: Cost | None = None
+    """What its executions really spent, up to when each was given back or ended; null in lists."""
     reason: str | None = None
     created_at: datetime
     started_at: datetime | None = None

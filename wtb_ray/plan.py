@@ -4,6 +4,7 @@ Pure: no clock, no I/O, no chance but a seeded one. The count is known, and refu
 first cell is made.
 """
 
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from typing import Final, NamedTuple
@@ -15,6 +16,18 @@ SEED: Final = 20_240_411
 """Of the order of cases; fixed, so that a batch is planned the same way wherever it is planned."""
 FIRST_DELAY_S: Final = 0.25
 LONGEST_DELAY_S: Final = 30.0
+
+
+class Sides(NamedTuple):
+    """How large a matrix is."""
+
+    variants: int
+    cases: int
+    repetitions: int
+
+
+FIELDS: Final = ("variant_matrix", "test_cases", "repetitions")
+"""What a request calls them."""
 
 
 class PlannedCell(NamedTuple):
@@ -40,8 +53,8 @@ def expand(
         TooManyCells: There are more than `max_cells`; none is made.
         InvalidRequest: Two variants are the same or have the same name.
     """
-    sides = {"variant_matrix": len(bindings), "test_cases": len(cases), "repetitions": repetitions}
-    for field, size in sides.items():
+    sides = Sides(len(bindings), len(cases), repetitions)
+    for field, size in zip(FIELDS, sides, strict=True):
         if size < 1:
             reason = f"is {size}" if field == "repetitions" else "is empty"
             raise errors.EmptyMatrix(
@@ -49,31 +62,52 @@ def expand(
                 field=field,
                 reason=reason,
             )
-    count = len(bindings) * len(cases) * repetitions
+    _check_size(sides, max_cells, FIELDS)
+    return variant_names(bindings), _cells(sides)
+
+
+def added(had: Sides, wanted: Sides, ordinal: int, max_cells: int) -> Iterator[PlannedCell]:
+    """The cells that a batch has not which grows to these sides, with ordinals from `ordinal` on.
+
+    Raises:
+        TooManyCells: The whole batch would have more than `max_cells`; none is made.
+    """
+    _check_size(wanted, max_cells, ("variants", "cases", "repetitions"))
+    fresh = (
+        cell
+        for cell in _cells(wanted)
+        if cell.variant >= had.variants
+        or cell.case_ordinal >= had.cases
+        or cell.repetition >= had.repetitions
+    )
+    return (cell._replace(ordinal=place) for place, cell in enumerate(fresh, ordinal))
+
+
+def _check_size(sides: Sides, max_cells: int, fields: Sequence[str]) -> None:
+    count = math.prod(sides)
     if count > max_cells:
         raise errors.TooManyCells(
-            f"{len(bindings):,} variants x {len(cases):,} cases x {repetitions:,} repetitions"
+            f"{sides.variants:,} variants x {sides.cases:,} cases x {sides.repetitions:,} repetitions"
             f" are {count:,} cells; the limit is {max_cells:,} (WTB_MAX_CELLS)",
-            field=max(sides, key=sides.__getitem__),
+            field=fields[sides.index(max(sides))],
             reason=f"{count} cells, {max_cells} allowed",
             count=count,
             limit=max_cells,
         )
-    return variant_names(bindings), _cells(len(bindings), len(cases), repetitions)
 
 
-def _cells(variants: int, cases: int, repetitions: int) -> Iterator[PlannedCell]:
-    order = list(range(cases))
+def _cells(sides: Sides) -> Iterator[PlannedCell]:
+    order = list(range(sides.cases))
     random.Random(SEED).shuffle(order)  # noqa: S311  an order, no secret
     ordinal = 0
     for case in order:
-        for repetition in range(repetitions):
-            for variant in range(variants):
+        for repetition in range(sides.repetitions):
+            for variant in range(sides.variants):
                 yield PlannedCell(ordinal, variant, case, repetition)
                 ordinal += 1
 
 
-def variant_names(bindings: Sequence[Mapping[str, str]]) -> list[str]:
+def variant_names(bindings: Sequence[Mapping[str, str]], field: str = FIELDS[0]) -> list[str]:
     """A readable, unique name for each binding: its `_name`, else what it binds.
 
     Equal bindings are refused unless `_name` tells them apart, as in a test of a variant against
@@ -87,27 +121,25 @@ def variant_names(bindings: Sequence[Mapping[str, str]]) -> list[str]:
     for i, binding in enumerate(bindings):
         entries = frozenset(binding.items())
         if NAME not in binding and (first := unnamed.setdefault(entries, i)) != i:
-            _refuse(i, f"is the same as variant_matrix.{first}; give one a '{NAME}'")
-        name = _name(i, binding)
+            _refuse(field, i, f"is the same as {field}.{first}; give one a '{NAME}'")
+        name = _name(field, i, binding)
         if (first := names.setdefault(name, i)) != i:
-            _refuse(i, f"has the name {name!r} of variant_matrix.{first} too")
+            _refuse(field, i, f"has the name {name!r} of {field}.{first} too")
     return list(names)
 
 
-def _name(i: int, binding: Mapping[str, str]) -> str:
+def _name(field: str, i: int, binding: Mapping[str, str]) -> str:
     if NAME in binding:
         name = binding[NAME].strip()
         if not name or len(name) > 200 or not name.isprintable():
-            _refuse(i, f"'{NAME}' is up to 200 printable characters")
+            _refuse(field, i, f"'{NAME}' is up to 200 printable characters")
         return name
     parts = [f"{key.removeprefix('_')}={value}" for key, value in binding.items()]
     return ", ".join(parts) or "default"
 
 
-def _refuse(i: int, reason: str) -> None:
-    raise errors.InvalidRequest(
-        f"variant_matrix.{i} {reason}", field=f"variant_matrix.{i}", reason=reason
-    )
+def _refuse(field: str, i: int, reason: str) -> None:
+    raise errors.InvalidRequest(f"{field}.{i} {reason}", field=f"{field}.{i}", reason=reason)
 
 
 WAIT_S: Final = 10.0

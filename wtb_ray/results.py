@@ -16,6 +16,9 @@ A part has one row a cell, compressed by zstd:
   latency_ms      f64?    of the whole path through the graph
   error, message  str?    code and text of the fault of a failed cell
   ended_at        datetime[us, UTC]?
+  node_runs       i32?    of the whole path, as the latency
+  usage           str?    JSON object: what its nodes said that they used, sums by key
+  shared_failure  bool?   failed together with others in one execution
   scores          list of {scorer str, scorer_digest str, metric str, value f64?, explanation str?}
 """
 
@@ -61,6 +64,9 @@ CELLS: Final[Mapping[str, Any]] = {
     "error": pl.String,
     "message": pl.String,
     "ended_at": pl.Datetime("us", "UTC"),
+    "node_runs": pl.Int32,
+    "usage": pl.String,
+    "shared_failure": pl.Boolean,
 }
 SCORES: Final[Mapping[str, Any]] = {
     "cell": pl.Int64,
@@ -291,7 +297,9 @@ def _decoded(data: bytes, part: Mapping[str, Any]) -> tuple[pl.DataFrame, pl.Dat
     whole = pl.read_parquet(io.BytesIO(data))
     whole = whole.filter(_within(whole["cell"].to_numpy(), part["starts"], part["ends"]))
     scores = whole.select("cell", "scores").explode("scores", empty_as_null=False).unnest("scores")
-    return whole.select(list(CELLS)), scores
+    # A part that was made before a column there was does not know it.
+    lacking = [pl.lit(None, CELLS[name]).alias(name) for name in CELLS.keys() - set(whole.columns)]
+    return whole.with_columns(lacking).select(list(CELLS)), scores
 
 
 def _within(cells: NDArray[np.int64], starts: Sequence[int], ends: Sequence[int]) -> pl.Series:

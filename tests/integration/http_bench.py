@@ -85,6 +85,7 @@ class Controller:
             register=self.do_register,
             integrity=self.check,
             track=self.track,
+            max_cells=1000,
         )
         self.asked: list[tuple[Any, ...]] = []
         self.runner: Callable[..., Awaitable[Any]] | None = None
@@ -175,6 +176,7 @@ class Controller:
             repetitions=request.repetitions,
             share_prefix=request.share_prefix,
             interrupts=request.interrupts,
+            budget=request.budget,
         )
         names, places = plan.expand(list(spec.variants), spec.cases, spec.repetitions, 1000)
         return await self.store.batches.create(

@@ -12,10 +12,13 @@ from wtb_ray.model import (
     Case,
     Execution,
     GraphInfo,
+    NodeRun,
     ProjectSpec,
     ProjectVersion,
     Score,
     ScorerSpec,
+    canonical,
+    new_id,
 )
 from wtb_ray.states import CellStatus
 from wtb_ray.store import Store
@@ -92,6 +95,35 @@ class StoreBench:
     ) -> Exception | None:
         item = Settlement(held.execution_id, held.epoch, owner, kind, **more)
         return (await self.store.executions.settle([item]))[0]
+
+    async def ran(self, held: Assignment, *usages: dict[str, float]) -> str:
+        """Stores a super-step of an execution in which so many nodes ran; gives its checkpoint."""
+        id = new_id("c")
+        nodes = [
+            NodeRun(name=f"n{i}", task_id=f"t{i}", duration_ms=10, usage=usage)
+            for i, usage in enumerate(usages)
+        ]
+        async with self.db.connection() as conn:
+            await conn.execute(
+                "INSERT INTO steps (thread_id, checkpoint_id, step, source, nodes, next_nodes,"
+                " next_tasks, duration_ms) SELECT %s, %s, count(*), 'loop', %s, '{}', '[]', 10"
+                " FROM steps WHERE thread_id = %s",
+                (
+                    held.thread_id,
+                    id,
+                    canonical([node.model_dump(mode="json") for node in nodes]),
+                    held.thread_id,
+                ),
+            )
+        return id
+
+    async def share(self, held: Assignment, *others: Assignment) -> None:
+        """Has the cells of other executions go with this one's from now on."""
+        async with self.db.connection() as conn:
+            await conn.execute(
+                "UPDATE cells SET execution_id = %s WHERE execution_id = ANY(%s)",
+                (held.execution_id, [other.execution_id for other in others]),
+            )
 
     async def put(self, id: str, status: str) -> None:
         """Puts an execution into a status without a command."""

@@ -90,6 +90,51 @@ async def test_a_batch_is_started_looked_at_and_stopped(wtb: Wtb, tmp_path: Path
     ] * 2
 
 
+async def test_a_batch_shows_its_costs_runs_again_and_grows(
+    wtb: Wtb, http: HttpBench, tmp_path: Path
+) -> None:
+    cases = tmp_path / "cases.jsonl"
+    cases.write_text('{"id": "one", "input": {"x": 1}}\n')
+    command = ["batch", "run", "p", "--cases", str(cases), "--variants", "_name=base", "--no-wait"]
+    for amount, code in (("cost", 2), ("cost=much", 2), ("cost=0", 1), ("gold=1", 1)):
+        refused = await wtb(*command, "--budget", amount)
+        assert refused.exit_code == code, amount
+        assert "budget" in refused.stderr
+    budget = ["--budget", "cost=5", "--budget", "tokens=100000"]
+    id = json.loads((await wtb(*command, *budget, "--json")).stdout)["id"]
+    await wtb("batch", "stop", id)
+    more = ["--variants", "b=fast", "--repetitions", "2"]
+    grown = await wtb("batch", "extend", id, *more, "--json")
+    assert grown.exit_code == 0, grown.stderr
+    found = json.loads(grown.stdout)
+    assert (found["cells"], found["status"]) == (4, "RUNNING")
+    assert found["counts"] == {"CANCELLED": 1, "PENDING": 3}
+    again = await wtb("batch", "rerun", id, "--status", "cancelled", "--variant", "base", "--json")
+    assert json.loads(again.stdout)["counts"] == {"PENDING": 4}
+    nothing = await wtb("batch", "rerun", id)
+    assert nothing.exit_code == 1
+    assert "(conflict)" in nothing.stderr
+    wrong = await wtb("batch", "extend", id, "--repetitions", "1000000000")
+    assert "(too_many_cells)" in wrong.stderr
+    shown = (await wtb("batch", "status", id)).stdout
+    assert "tokens 100000, cost 5" in shown
+    assert "0 node runs" in shown
+    async with http.store.db.connection() as conn:
+        await conn.execute(
+            "INSERT INTO batch_spendings (batch_id, shard, node_runs, duration_ms, tokens, usage)"
+            ' VALUES (%s, 0, 14, 2100, 812, \'{"tokens": 812, "cost": 0.0031}\')',
+            (id,),
+        )
+        await conn.execute(
+            "UPDATE cells SET status = 'DONE', node_runs = 10, latency_ms = 1000,"
+            " usage = '{\"tokens\": 600}' WHERE batch_id = %s",
+            (id,),
+        )
+    shown = (await wtb("batch", "status", id)).stdout
+    assert "40 node runs in 4.00 s, tokens 2,400" in shown
+    assert "14 node runs in 2.10 s, tokens 812, cost 0.0031 (65 % less by sharing)" in shown
+
+
 async def test_what_the_service_refuses_names_the_field(wtb: Wtb) -> None:
     result = await wtb("run", "p", "--variant", "b=slow")
     assert result.exit_code == 1

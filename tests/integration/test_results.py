@@ -287,6 +287,27 @@ async def test_frames_are_whole_while_cells_end_and_are_sealed(
     assert sum(part["rows"] for part in await parts(db, batch_id)) == 20
 
 
+async def test_a_part_of_before_a_column_was_there_is_read(
+    bench: StoreBench, db: Database, objects: ObjectStore
+) -> None:
+    batch_id = await started(bench)
+    await end(bench)
+    [part] = await results.export(db, objects, batch_id)
+    whole = await results.frame(db, objects, batch_id)
+    assert whole.cells["usage"].to_list() == ["{}"] * 6
+    assert whole.cells["shared_failure"].to_list() == [False] * 6
+    old = pl.read_parquet(io.BytesIO(await objects.get(part.digest)))
+    buffer = io.BytesIO()
+    new = ["node_runs", "usage", "shared_failure"]
+    old.drop(new).write_parquet(buffer)
+    older = await objects.put(buffer.getvalue())
+    async with db.connection() as conn:
+        await conn.execute("UPDATE result_parts SET digest = %s", (older,))
+    found = await results.frame(db, objects, batch_id)
+    assert found.cells.drop(new).equals(whole.cells.drop(new))
+    assert found.cells.select(new).null_count().row(0) == (6, 6, 6)
+
+
 async def test_the_digest_changes_with_results_only(
     bench: StoreBench, db: Database, objects: ObjectStore
 ) -> None:

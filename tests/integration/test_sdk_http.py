@@ -13,6 +13,7 @@ import uvicorn
 from tests.integration.http_bench import HttpBench, serving
 from wtb_ray import errors
 from wtb_ray.api import Leaderboard
+from wtb_ray.model import Budget, Cost
 from wtb_ray.sdk import AsyncTestBench, WorkflowProject, WTBTestBench
 
 Result = TypeVar("Result")
@@ -97,6 +98,37 @@ async def test_a_batch_is_made_read_and_stopped(
             batch_id=batch.id, digest="d", primary=None, node_errors="zero", rows=[], complete=True
         )
         assert (await bench.leaderboard(batch)).digest == "d"
+
+
+async def test_a_batch_has_a_budget_grows_and_runs_again(
+    address: str, project: WorkflowProject
+) -> None:
+    async with AsyncTestBench(address) as bench:
+        await bench.register_project(project)
+        batch = await bench.run_batch_test(
+            "p", MATRIX[:1], CASES[:2], wait=False, budget=Budget(cells=100)
+        )
+        assert batch.info.budget == Budget(cells=100)
+        assert (batch.cost, batch.cost_incurred) == (Cost(), Cost())
+        await batch.stop()
+        await batch.extend(CASES[1:3], MATRIX, repetitions=2)
+        assert (batch.status, batch.info.cells) == ("RUNNING", 12)
+        assert batch.info.counts == {"CANCELLED": 2, "PENDING": 10}
+        await batch.rerun(case="c0")
+        assert batch.info.counts == {"CANCELLED": 1, "PENDING": 11}
+        with pytest.raises(errors.Conflict) as refused:
+            await batch.extend([{"id": "c1", "input": {"x": 9}}])
+        assert refused.value.details["field"] == "cases.0"
+
+    def work() -> None:
+        with WTBTestBench(address) as sync:
+            found = sync.get_batch(batch.id).rerun(["CANCELLED"], variant="default")
+            assert found.info.counts == {"PENDING": 12}
+            assert found.extend(repetitions=3).info.cells == 18
+            with pytest.raises(errors.InvalidRequest, match=r"budget\.tokens"):
+                sync.run_batch_test("p", MATRIX, CASES[:1], budget={"tokens": 0})
+
+    await asyncio.to_thread(work)
 
 
 async def test_events_are_followed_while_they_happen(

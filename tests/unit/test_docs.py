@@ -9,7 +9,7 @@ from pydantic import BaseModel
 import wtb_ray
 from wtb_ray.environment import ExecutionConfig
 from wtb_ray.events import TYPES
-from wtb_ray.model import FileTrackingConfig, WorkspaceIsolationConfig
+from wtb_ray.model import Budget, FileTrackingConfig, WorkspaceIsolationConfig
 from wtb_ray.scoring import BUILT_IN
 from wtb_ray.settings import Settings
 
@@ -28,10 +28,10 @@ def test_every_event_and_scorer_is_documented(name: str) -> None:
     assert f"`{name}`" in README
 
 
-@pytest.mark.parametrize("config", [FileTrackingConfig, WorkspaceIsolationConfig, ExecutionConfig])
-def test_every_field_of_files_workspaces_and_execution_is_documented(
-    config: type[BaseModel],
-) -> None:
+@pytest.mark.parametrize(
+    "config", [Budget, FileTrackingConfig, WorkspaceIsolationConfig, ExecutionConfig]
+)
+def test_every_field_of_what_users_configure_is_documented(config: type[BaseModel]) -> None:
     for name, field in config.model_fields.items():
         assert f"`{name}`" in README
         assert field.description

@@ -137,7 +137,10 @@ class Performer:
             loop = asyncio.get_running_loop()
             work.deadline = loop.call_later(one.left_s, work.stop_late)
         try:
-            return await work.task
+            settlement = await work.task
+            return settlement and dataclasses.replace(
+                settlement, usage=work.attachment.calls.unstored()
+            )
         except asyncio.CancelledError:
             if work.dropped:
                 return None

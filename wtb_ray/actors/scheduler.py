@@ -140,6 +140,8 @@ class BatchScheduler:
         for key in used:
             await self._try_to_fit(key, demands.get(key[0]), by_pool.get(key, []))
         await self._drop_pools_but(used)
+        for batch_id in await self._store.batches.enforce_budgets(actor=ACTOR):
+            log.info("batch %s used up a budget", batch_id, extra={"action": "budget_exceeded"})
         for batch_id in await self._store.batches.close(actor=ACTOR):
             log.info("batch %s completed", batch_id, extra={"action": "batch_completed"})
 

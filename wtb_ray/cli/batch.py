@@ -74,6 +74,14 @@ Deadline = Annotated[
         "--deadline", metavar="S", help="Seconds from a cell's first start, after which it fails."
     ),
 ]
+Budgets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--budget",
+        metavar="NAME=AMOUNT",
+        help="The most it may use: cells, node_runs, tokens, cost or wall_time_s; repeatable.",
+    ),
+]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Start it and return at once.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Exit with 3 when a cell failed.")]
 
@@ -89,6 +97,7 @@ def run(
     node_errors: NodeErrors = "zero",
     share_nothing: ShareNothing = False,
     interrupts: Interrupts = "fail",
+    budget: Budgets = None,
     version: Version = None,
     deadline: Deadline = None,
     no_wait: NoWait = False,
@@ -112,6 +121,8 @@ def run(
     more = BatchOptions(
         node_errors=node_errors, share_prefix=not share_nothing, interrupts=interrupts
     )
+    if budget:
+        more["budget"] = options.budget(budget)
     if version is not None:
         more["version"] = version
     if deadline is not None:
@@ -268,6 +279,60 @@ def resume(batch: BatchId, as_json: options.AsJson = False, url: options.Url = N
     """Go on with a paused batch."""
     with options.connect(url) as bench:
         found = bench.resume_batch(batch)
+    answer(found, as_json, render.batch(found))
+
+
+@app.command()
+def rerun(
+    batch: BatchId,
+    status: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--status", metavar="STATUS", help="FAILED or CANCELLED; repeatable, default: both."
+        ),
+    ] = None,
+    variant: Annotated[
+        str | None, typer.Option("--variant", metavar="NAME", help="Only of this variant.")
+    ] = None,
+    case: Annotated[
+        str | None, typer.Option("--case", metavar="ID", help="Only of this case.")
+    ] = None,
+    as_json: options.AsJson = False,
+    url: options.Url = None,
+) -> None:
+    """Run failed and cancelled cells again.
+
+    A batch that has ended goes on. What is done does not run again.
+    """
+    statuses = [one.upper() for one in status or ("FAILED", "CANCELLED")]
+    with options.connect(url) as bench:
+        found = bench.rerun_batch(batch, statuses, variant, case)
+    answer(found, as_json, render.batch(found))
+
+
+@app.command()
+def extend(
+    batch: BatchId,
+    cases: Annotated[
+        Path | None,
+        typer.Option("--cases", metavar="FILE", exists=True, dir_okay=False, help="More cases."),
+    ] = None,
+    variants: Variants = None,
+    grid: Grid = None,
+    repetitions: Annotated[
+        int | None,
+        typer.Option("--repetitions", min=1, metavar="N", help="How many there are to be in all."),
+    ] = None,
+    as_json: options.AsJson = False,
+    url: options.Url = None,
+) -> None:
+    """Add cases, variants or repetitions to a batch.
+
+    Only cells that are not there yet run; a batch that has ended goes on.
+    """
+    rows = options.matrix(variants or [], grid or []) if variants or grid else []
+    with options.connect(url) as bench:
+        found = bench.extend_batch(batch, cases or (), rows, repetitions)
     answer(found, as_json, render.batch(found))
 
 

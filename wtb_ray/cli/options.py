@@ -179,6 +179,18 @@ def _choices(text: str) -> list[str]:
     return found
 
 
+def budget(pairs: list[str]) -> dict[str, float]:
+    """`{name: amount}` of `name=amount` values; which there are, and how small, the bench says."""
+    found: dict[str, float] = {}
+    for text in pairs:
+        name, amount = pair(text, "--budget", "name=amount")
+        try:
+            found[name] = float(amount)
+        except ValueError as e:
+            raise typer.BadParameter(f"{amount!r} is no number", param_hint="--budget") from e
+    return found
+
+
 def scorer(text: str) -> ScorerSpec:
     """A scorer of `name` or `name:{JSON arguments}`; the name may be an import path `pkg.mod:f`."""
     name, brace, rest = text.partition(":{")

@@ -58,7 +58,7 @@ class Scorer(_message.Message):
     def __init__(self, name: _Optional[str] = ..., args: _Optional[str] = ...) -> None: ...
 
 class RunBatchTestRequest(_message.Message):
-    __slots__ = ("project", "version", "variant_matrix", "test_cases", "scorers", "repetitions", "node_errors", "priority", "recursion_limit", "idempotency_key", "share_prefix", "interrupts")
+    __slots__ = ("project", "version", "variant_matrix", "test_cases", "scorers", "repetitions", "node_errors", "priority", "recursion_limit", "idempotency_key", "share_prefix", "interrupts", "budget")
     PROJECT_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     VARIANT_MATRIX_FIELD_NUMBER: _ClassVar[int]
@@ -71,6 +71,7 @@ class RunBatchTestRequest(_message.Message):
     IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
     SHARE_PREFIX_FIELD_NUMBER: _ClassVar[int]
     INTERRUPTS_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_FIELD_NUMBER: _ClassVar[int]
     project: str
     version: str
     variant_matrix: _containers.RepeatedCompositeFieldContainer[Binding]
@@ -83,10 +84,42 @@ class RunBatchTestRequest(_message.Message):
     idempotency_key: str
     share_prefix: bool
     interrupts: str
-    def __init__(self, project: _Optional[str] = ..., version: _Optional[str] = ..., variant_matrix: _Optional[_Iterable[_Union[Binding, _Mapping]]] = ..., test_cases: _Optional[_Iterable[_Union[TestCase, _Mapping]]] = ..., scorers: _Optional[_Iterable[_Union[Scorer, _Mapping]]] = ..., repetitions: _Optional[int] = ..., node_errors: _Optional[str] = ..., priority: _Optional[int] = ..., recursion_limit: _Optional[int] = ..., idempotency_key: _Optional[str] = ..., share_prefix: bool = ..., interrupts: _Optional[str] = ...) -> None: ...
+    budget: Budget
+    def __init__(self, project: _Optional[str] = ..., version: _Optional[str] = ..., variant_matrix: _Optional[_Iterable[_Union[Binding, _Mapping]]] = ..., test_cases: _Optional[_Iterable[_Union[TestCase, _Mapping]]] = ..., scorers: _Optional[_Iterable[_Union[Scorer, _Mapping]]] = ..., repetitions: _Optional[int] = ..., node_errors: _Optional[str] = ..., priority: _Optional[int] = ..., recursion_limit: _Optional[int] = ..., idempotency_key: _Optional[str] = ..., share_prefix: bool = ..., interrupts: _Optional[str] = ..., budget: _Optional[_Union[Budget, _Mapping]] = ...) -> None: ...
+
+class Budget(_message.Message):
+    __slots__ = ("cells", "node_runs", "tokens", "cost", "wall_time_s")
+    CELLS_FIELD_NUMBER: _ClassVar[int]
+    NODE_RUNS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    COST_FIELD_NUMBER: _ClassVar[int]
+    WALL_TIME_S_FIELD_NUMBER: _ClassVar[int]
+    cells: int
+    node_runs: int
+    tokens: float
+    cost: float
+    wall_time_s: float
+    def __init__(self, cells: _Optional[int] = ..., node_runs: _Optional[int] = ..., tokens: _Optional[float] = ..., cost: _Optional[float] = ..., wall_time_s: _Optional[float] = ...) -> None: ...
+
+class Cost(_message.Message):
+    __slots__ = ("node_runs", "duration_ms", "usage")
+    class UsageEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    NODE_RUNS_FIELD_NUMBER: _ClassVar[int]
+    DURATION_MS_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
+    node_runs: int
+    duration_ms: float
+    usage: _containers.ScalarMap[str, float]
+    def __init__(self, node_runs: _Optional[int] = ..., duration_ms: _Optional[float] = ..., usage: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class BatchTestProgress(_message.Message):
-    __slots__ = ("batch_id", "status", "total", "counts", "finished", "percent", "rate", "remaining_s")
+    __slots__ = ("batch_id", "status", "total", "counts", "finished", "percent", "rate", "remaining_s", "cost", "cost_incurred", "remaining_low_s", "remaining_high_s")
     class CountsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -102,6 +135,10 @@ class BatchTestProgress(_message.Message):
     PERCENT_FIELD_NUMBER: _ClassVar[int]
     RATE_FIELD_NUMBER: _ClassVar[int]
     REMAINING_S_FIELD_NUMBER: _ClassVar[int]
+    COST_FIELD_NUMBER: _ClassVar[int]
+    COST_INCURRED_FIELD_NUMBER: _ClassVar[int]
+    REMAINING_LOW_S_FIELD_NUMBER: _ClassVar[int]
+    REMAINING_HIGH_S_FIELD_NUMBER: _ClassVar[int]
     batch_id: str
     status: BatchStatus
     total: int
@@ -110,4 +147,8 @@ class BatchTestProgress(_message.Message):
     percent: float
     rate: float
     remaining_s: float
-    def __init__(self, batch_id: _Optional[str] = ..., status: _Optional[_Union[BatchStatus, str]] = ..., total: _Optional[int] = ..., counts: _Optional[_Mapping[str, int]] = ..., finished: _Optional[int] = ..., percent: _Optional[float] = ..., rate: _Optional[float] = ..., remaining_s: _Optional[float] = ...) -> None: ...
+    cost: Cost
+    cost_incurred: Cost
+    remaining_low_s: float
+    remaining_high_s: float
+    def __init__(self, batch_id: _Optional[str] = ..., status: _Optional[_Union[BatchStatus, str]] = ..., total: _Optional[int] = ..., counts: _Optional[_Mapping[str, int]] = ..., finished: _Optional[int] = ..., percent: _Optional[float] = ..., rate: _Optional[float] = ..., remaining_s: _Optional[float] = ..., cost: _Optional[_Union[Cost, _Mapping]] = ..., cost_incurred: _Optional[_Union[Cost, _Mapping]] = ..., remaining_low_s: _Optional[float] = ..., remaining_high_s: _Optional[float] = ...) -> None: ...

@@ -395,6 +395,26 @@ class AsyncBatch(BatchView):
         self.info = await self._bench.send(calls.stop_batch(self.id, reason, variant))
         return self
 
+    async def rerun(
+        self,
+        status: Sequence[str] = ("FAILED", "CANCELLED"),
+        variant: str | None = None,
+        case: str | None = None,
+    ) -> "AsyncBatch":
+        """Run cells in these statuses again; see `Batch.rerun`."""
+        self.info = await self._bench.rerun_batch(self.id, status, variant, case)
+        return self
+
+    async def extend(
+        self,
+        test_cases: AnyCases = (),
+        variant_matrix: Iterable[dict[str, str]] = (),
+        repetitions: int | None = None,
+    ) -> "AsyncBatch":
+        """Add cases, variants and repetitions; see `Batch.extend`."""
+        self.info = await self._bench.extend_batch(self.id, test_cases, variant_matrix, repetitions)
+        return self
+
     async def pause(self) -> "AsyncBatch":
         """Start nothing more of it; what runs is given back after its present step."""
         self.info = await self._bench.pause_batch(self.id)

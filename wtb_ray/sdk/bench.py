@@ -228,7 +228,7 @@ class WTBTestBench(Steering, Environments, Integrity, LimitsOfBench, Storing):
             timeout: Seconds to wait at most.
             options: `version`, `recursion_limit`, `priority`, `node_errors`, `share_prefix`,
                 `interrupts`, `deadline_s` (seconds from the first start of a cell, after which it
-                fails).
+                fails) and `budget` (a `Budget` or a dict of its fields).
 
         Raises:
             InvalidRequest: Any of its kinds, for what is wrong with the request.
@@ -474,6 +474,39 @@ class Batch(BatchView):
     def stop(self, reason: str | None = None, variant: str | None = None) -> "Batch":
         """Stop it, or one variant: what waits never starts, what runs stops at its next step."""
         self.info = self._bench.send(calls.stop_batch(self.id, reason, variant))
+        return self
+
+    def rerun(
+        self,
+        status: Sequence[str] = ("FAILED", "CANCELLED"),
+        variant: str | None = None,
+        case: str | None = None,
+    ) -> "Batch":
+        """Run cells in these statuses again, all or those of a variant and a case.
+
+        Raises:
+            Conflict: It has no such cell.
+        """
+        self.info = self._bench.rerun_batch(self.id, status, variant, case)
+        return self
+
+    def extend(
+        self,
+        test_cases: AnyCases = (),
+        variant_matrix: Iterable[dict[str, str]] = (),
+        repetitions: int | None = None,
+    ) -> "Batch":
+        """Add cases, variants and repetitions; only cells that are not there yet run.
+
+        Args:
+            test_cases: Cases, or the path of a file of them; one that is known must be the same.
+            variant_matrix: Bindings; one that is known must be the same.
+            repetitions: How many there are to be in all; None leaves them.
+
+        Raises:
+            Conflict: A case or variant is known as another one.
+        """
+        self.info = self._bench.extend_batch(self.id, test_cases, variant_matrix, repetitions)
         return self
 
     def pause(self) -> "Batch":

@@ -409,6 +409,14 @@ def leaderboard(id: str) -> Call[api.Leaderboard | None]:
     )
 
 
+def rerun_batch(id: str, request: control.RerunRequest) -> Call[Batch]:
+    return _post(f"/batch-tests/{quoted(id)}/rerun", request, Batch)
+
+
+def extend_batch(id: str, request: control.ExtendRequest) -> Call[Batch]:
+    return _post(f"/batch-tests/{quoted(id)}/extend", request, Batch)
+
+
 def stop_batch(id: str, reason: str | None = None, variant: str | None = None) -> Call[Batch]:
     request = api.StopRequest(reason=reason, variant=variant)
     return _post(f"/batch-tests/{quoted(id)}/stop", request, Batch)

@@ -15,9 +15,10 @@ from typing import Any, Final, TypedDict, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from wtb_ray import api, cases, errors
+from wtb_ray import api, cases, control, errors
 from wtb_ray.model import (
     Batch,
+    Budget,
     Case,
     FileChange,
     FileEntry,
@@ -79,6 +80,7 @@ class BatchOptions(RunOptions, total=False):
     share_prefix: bool
     interrupts: str
     deadline_s: float
+    budget: Budget | dict[str, float]
 
 
 def ask(call: Call[Answer]) -> Flow[Answer]:
@@ -312,18 +314,33 @@ def batch_request(
     options: dict[str, Any],
 ) -> api.BatchTestRequest:
     """The request of a batch; cases are read and scorers named as the bench can import them."""
-    if isinstance(test_cases, str | Path):
-        rows = cases.load_cases(test_cases)
-    else:
-        rows = cases.from_list(test_cases)
     return made(
         api.BatchTestRequest,
         project=project,
         variant_matrix=list(variant_matrix),
-        test_cases=rows,
+        test_cases=_cases(test_cases),
         scorers=[_scorer(s, code) for s in scorers],
         **options,
     )
+
+
+def extend_request(
+    test_cases: AnyCases, variant_matrix: Iterable[dict[str, str]], repetitions: int | None
+) -> control.ExtendRequest:
+    """The request to add to a batch."""
+    given = test_cases if isinstance(test_cases, str | Path) else list(test_cases)
+    return made(
+        control.ExtendRequest,
+        cases=_cases(given) if given else [],
+        variants=list(variant_matrix),
+        repetitions=repetitions,
+    )
+
+
+def _cases(given: AnyCases) -> list[Case]:
+    if isinstance(given, str | Path):
+        return cases.load_cases(given)
+    return cases.from_list(given)
 
 
 def _scorer(scorer: AnyScorer, code: Code) -> ScorerSpec:

@@ -1,13 +1,13 @@
 """Control and time travel for programs and notebooks: a part of `WTBTestBench`."""
 
 import abc
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, Unpack
 
 from wtb_ray import api, control, model
-from wtb_ray.sdk import flows, steering, steering_calls
+from wtb_ray.sdk import calls, flows, steering, steering_calls
 from wtb_ray.sdk.calls import Call
-from wtb_ray.sdk.flows import Flow
+from wtb_ray.sdk.flows import AnyCases, Flow
 from wtb_ray.sdk.project import WorkflowProject
 from wtb_ray.sdk.steering import ForkOptions, StateOptions
 from wtb_ray.sdk.views import Execution
@@ -318,6 +318,28 @@ class Steering(abc.ABC):
     def resume_batch(self, id: str) -> model.Batch:
         """Go on with a paused batch."""
         return self.send(steering_calls.resume_batch(id))
+
+    def rerun_batch(
+        self,
+        id: str,
+        status: Sequence[str] = ("FAILED", "CANCELLED"),
+        variant: str | None = None,
+        case: str | None = None,
+    ) -> model.Batch:
+        """Run failed and cancelled cells of a batch again; see `Batch.rerun`."""
+        wanted = {"status": list(status), "variant": variant, "case": case}
+        return self.send(calls.rerun_batch(id, flows.made(control.RerunRequest, **wanted)))
+
+    def extend_batch(
+        self,
+        id: str,
+        test_cases: AnyCases = (),
+        variant_matrix: Iterable[dict[str, str]] = (),
+        repetitions: int | None = None,
+    ) -> model.Batch:
+        """Add cases, variants and repetitions to a batch; see `Batch.extend`."""
+        request = flows.extend_request(test_cases, variant_matrix, repetitions)
+        return self.send(calls.extend_batch(id, request))
 
     def update_node(
         self,

@@ -93,6 +93,16 @@ class BatchView:
     def ended(self) -> bool:
         return self.info.status in TERMINAL_BATCH
 
+    @property
+    def cost(self) -> model.Cost:
+        """The sums over its cells, each with the whole cost of its path."""
+        return self.info.cost or model.Cost()
+
+    @property
+    def cost_incurred(self) -> model.Cost:
+        """What was really spent, up to when each execution was given back or ended."""
+        return self.info.cost_incurred or model.Cost()
+
     def __repr__(self) -> str:
         return f"<Batch {self.id} {self.status}, {self.info.cells} cells>"
 
@@ -101,6 +111,9 @@ def batch_html(batch: model.Batch, board: api.Leaderboard | None) -> str:
     """A batch with its counts and, once it is computed, its leaderboard."""
     counts = ", ".join(f"{n} {status.lower()}" for status, n in batch.counts.items() if n)
     title = f"Batch {batch.id} of {batch.project}: {batch.status}, {batch.cells} cells ({counts})"
+    if batch.cost is not None and batch.cost_incurred is not None:
+        spent, whole = batch.cost_incurred.node_runs, batch.cost.node_runs
+        title += f", {spent} node runs for cells that cost {whole}"
     if board is None:
         bindings = zip(batch.variants, batch.bindings, strict=True)
         return _table(title, ("variant", "binding"), [(v, _binding(b)) for v, b in bindings])

@@ -23,6 +23,7 @@ from wtb_ray.api import (
 from wtb_ray.control import (
     AnswersRequest,
     ExecuteNodeRequest,
+    ExtendRequest,
     Forked,
     ForkRequest,
     Item,
@@ -30,6 +31,7 @@ from wtb_ray.control import (
     Operation,
     Outcomes,
     PauseRequest,
+    RerunRequest,
     ResetRequest,
     ResumeRequest,
     RetryRequest,
@@ -68,8 +70,10 @@ class Commands(LimitCommands):
         register: Register,
         integrity: Callable[..., Awaitable[Any]],
         track: Track,
+        max_cells: int,
     ) -> None:
         self._store = store
+        self._max_cells = max_cells
         self._wake = wake
         self._register = register
         self._integrity = integrity
@@ -263,6 +267,32 @@ class Commands(LimitCommands):
     async def resume_batch(self, id: str, actor: str) -> Batch:
         """Goes on with a paused batch."""
         batch = await self._store.batches.resume(id, actor=actor)
+        await self._wake()
+        return batch
+
+    async def rerun_batch(self, id: str, request: RerunRequest, actor: str) -> Batch:
+        """Runs failed and cancelled cells of a batch again."""
+        batch = await self._store.batches.rerun(
+            id, request.status, variant=request.variant, case=request.case, actor=actor
+        )
+        await self._wake()
+        return batch
+
+    async def extend_batch(self, id: str, request: ExtendRequest, actor: str) -> Batch:
+        """Adds cases, variants and repetitions to a batch."""
+        batch = await self._store.batches.get(id)
+        version = await self._store.projects.by_version(batch.version)
+        fresh = [
+            requests.check_binding(version, binding, field=f"variants.{i}")
+            for i, binding in enumerate(request.variants)
+        ]
+        rows = requests.check_cases(request.cases, field="cases")
+        for i, case in enumerate(rows):
+            taken = [*batch.bindings, *fresh]
+            requests.check_state(version, taken, case.input, field=f"cases.{i}.input")
+        batch = await self._store.batches.extend(
+            id, rows, fresh, request.repetitions, max_cells=self._max_cells, actor=actor
+        )
         await self._wake()
         return batch
 

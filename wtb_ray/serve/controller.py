@@ -65,6 +65,7 @@ class ExecutionController(EnvironmentCommands, Commands):
             register=self.register,
             integrity=partial(cluster.ask, "integrity"),
             track=partial(cluster.ask, "files"),
+            max_cells=settings.max_cells,
         )
         self._boards: dict[tuple[str, str], asyncio.Task[Leaderboard]] = {}
         await asyncio.to_thread(cluster.ensure_singletons, settings, self._url)
@@ -180,6 +181,7 @@ class ExecutionController(EnvironmentCommands, Commands):
             priority=request.priority,
             recursion_limit=request.recursion_limit,
             deadline_s=request.deadline_s,
+            budget=request.budget,
         )
         scoring.validate(spec.scorers, importable=False)
         return spec, names, cells

@@ -30,7 +30,7 @@ IDLE_S = 2.0
 ENDED = frozenset({"execution.completed", "execution.failed", "execution.cancelled"})
 BATCH_CHANGES = frozenset(
     {"cell.scored", "cell.failed", "batch.started", "batch.completed", "batch.failed"}
-    | {"batch.cancelled", "execution.cancelled"}
+    | {"batch.cancelled", "execution.cancelled", "batch.budget_exceeded", "batch.extended"}
 )
 
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from wtb_ray import errors
 from wtb_ray.api import BatchTestRequest, ExecuteRequest, Progress
 from wtb_ray.events import EventRow
-from wtb_ray.model import Execution, Fault, Parking
+from wtb_ray.model import Budget, Cost, Execution, Fault, Parking
 from wtb_ray.rpc import batch_pb2, execution_pb2
 from wtb_ray.serve.context import invalid
 from wtb_ray.serve.strict_json import parse
@@ -57,8 +57,13 @@ def batch_request(message: batch_pb2.RunBatchTestRequest) -> BatchTestRequest:
         "interrupts": message.interrupts or None,
         "priority": message.priority,
         "recursion_limit": optional(message, "recursion_limit"),
+        "budget": _budget(message.budget) if message.HasField("budget") else None,
     }
     return made(BatchTestRequest, **{k: v for k, v in fields.items() if v is not None})
+
+
+def _budget(message: batch_pb2.Budget) -> dict[str, Any]:
+    return {name: optional(message, name) for name in Budget.model_fields}
 
 
 def _case(message: batch_pb2.TestCase, field: str) -> dict[str, Any]:
@@ -117,10 +122,19 @@ def of(row: EventRow, project: str, actor: str) -> bool:
 
 def progress(model: Progress) -> batch_pb2.BatchTestProgress:
     return batch_pb2.BatchTestProgress(
-        **present(model, "total counts finished percent rate remaining_s"),
+        **present(
+            model,
+            "total counts finished percent rate remaining_s remaining_low_s remaining_high_s",
+        ),
         batch_id=model.id,
+        cost=_cost(model.cost),
+        cost_incurred=_cost(model.cost_incurred),
         status=f"BATCH_STATUS_{model.status}",
     )
+
+
+def _cost(model: Cost) -> batch_pb2.Cost:
+    return batch_pb2.Cost(**present(model, "node_runs duration_ms usage"))
 
 
 def present(model: BaseModel, names: str) -> Mapping[str, Any]:

@@ -3,8 +3,16 @@
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
-from wtb_ray.api import BatchTestRequest, CellResult, Leaderboard, Page, Progress, StopRequest
+from wtb_ray.api import (
+    BatchTestRequest,
+    CellResult,
+    Leaderboard,
+    Page,
+    Progress,
+    StopRequest,
+)
 from wtb_ray.batch_tree import BatchTree
+from wtb_ray.control import ExtendRequest, RerunRequest
 from wtb_ray.model import Batch
 from wtb_ray.serve.http_requests import Actor, After, CommandRoute, Here, Limit
 from wtb_ray.serve.idempotency import id_of
@@ -41,6 +49,24 @@ async def pause_batch_test(batch_id: str, here: Here, actor: Actor) -> Batch:
 async def resume_batch_test(batch_id: str, here: Here, actor: Actor) -> Batch:
     """Goes on with a paused batch."""
     batch: Batch = await here.command("resume_batch", batch_id, actor)
+    return batch
+
+
+@commands.post("/{batch_id}/rerun", status_code=202)
+async def rerun_batch_test(
+    batch_id: str, here: Here, actor: Actor, request: RerunRequest | None = None
+) -> Batch:
+    """Runs failed and cancelled cells again; a batch that has ended goes on."""
+    batch: Batch = await here.command("rerun_batch", batch_id, request or RerunRequest(), actor)
+    return batch
+
+
+@commands.post("/{batch_id}/extend", status_code=202)
+async def extend_batch_test(
+    batch_id: str, request: ExtendRequest, here: Here, actor: Actor
+) -> Batch:
+    """Adds cases, variants and repetitions; cells that are there stay as they are."""
+    batch: Batch = await here.command("extend_batch", batch_id, request, actor)
     return batch
 
 

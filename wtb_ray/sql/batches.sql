@@ -1,9 +1,11 @@
 -- name: insert_batch
 INSERT INTO batches (id, project, version, bindings, variants, scorers, repetitions, cases, cells,
-                     node_errors, recursion_limit, priority, share_prefix, interrupts, deadline_s)
+                     node_errors, recursion_limit, priority, share_prefix, interrupts, deadline_s,
+                     budget)
 VALUES (%(id)s, %(project)s, %(version)s, %(bindings)s, %(variants)s::text[], %(scorers)s,
         %(repetitions)s, %(cases)s, %(cells)s, %(node_errors)s,
-        %(recursion_limit)s, %(priority)s, %(share_prefix)s, %(interrupts)s, %(deadline_s)s)
+        %(recursion_limit)s, %(priority)s, %(share_prefix)s, %(interrupts)s, %(deadline_s)s,
+        %(budget)s)
 ON CONFLICT (id) DO NOTHING RETURNING id
 
 -- name: copy_cases
@@ -17,8 +19,8 @@ ANALYZE (SKIP_LOCKED) cells, cases
 
 -- name: select_batches
 SELECT b.id, b.project, b.version, b.status, b.variants, b.bindings, b.scorers, b.repetitions,
-       b.node_errors, b.cases, b.cells, b.priority, b.share_prefix, b.interrupts, b.deadline_s, b.reason,
-       b.created_at, b.started_at, b.ended_at
+       b.node_errors, b.cases, b.cells, b.priority, b.share_prefix, b.interrupts, b.deadline_s, b.budget,
+       b.reason, b.created_at, b.started_at, b.ended_at
 FROM batches b
 
 -- name: newest_batches
@@ -26,8 +28,8 @@ ORDER BY b.created_at DESC, b.id DESC LIMIT %(limit)s
 
 -- name: open_batches
 SELECT b.id, b.project, b.version, b.status, b.variants, b.bindings, b.scorers, b.repetitions,
-       b.node_errors, b.cases, b.cells, b.priority, b.share_prefix, b.interrupts, b.deadline_s, b.reason,
-       b.created_at, b.started_at, b.ended_at, c.n AS waiting
+       b.node_errors, b.cases, b.cells, b.priority, b.share_prefix, b.interrupts, b.deadline_s, b.budget,
+       b.reason, b.created_at, b.started_at, b.ended_at, c.n AS waiting
 FROM batches b
 CROSS JOIN LATERAL (
     SELECT count(*) AS n FROM (
@@ -41,15 +43,51 @@ SELECT batch_id, status, count(*) AS n FROM cells WHERE batch_id = ANY(%(ids)s::
 GROUP BY batch_id, status
 
 -- name: batch_progress
-SELECT status, cells, extract(epoch FROM coalesce(ended_at, now()) - started_at)::float8 AS elapsed_s
-FROM batches WHERE id = %(id)s
+SELECT b.status, b.cells, b.budget, r.ended,
+       extract(epoch FROM now() - r.since)::float8 AS elapsed_s
+FROM batches b
+CROSS JOIN LATERAL (
+    SELECT min(ended_at) AS since, max(latency_ms) AS longest_ms, count(*) AS n FROM (
+        SELECT ended_at, latency_ms FROM cells
+        WHERE batch_id = b.id AND ended_at >= b.running_since AND status IN ('DONE', 'FAILED')
+        ORDER BY ended_at DESC LIMIT %(window_cells)s) newest
+) w
+CROSS JOIN LATERAL (
+    SELECT greatest(b.running_since, least(
+        CASE WHEN w.n = %(window_cells)s THEN w.since ELSE b.running_since END,
+        now() - make_interval(secs => greatest(%(window_s)s, 2 * w.longest_ms / 1000)))) AS since
+) s
+CROSS JOIN LATERAL (
+    SELECT s.since, count(*) AS ended FROM cells
+    WHERE batch_id = b.id AND ended_at >= s.since AND status IN ('DONE', 'FAILED')
+) r
+WHERE b.id = %(id)s
 
 -- name: admitting_batch
-SELECT project, version, bindings, recursion_limit, priority, share_prefix FROM batches
-WHERE id = %(id)s AND status = 'RUNNING' FOR NO KEY UPDATE
+SELECT project, version, bindings, recursion_limit, priority, share_prefix,
+       -- How many cells its budget still lets begin; null is no limit.
+       (budget::json ->> 'cells')::bigint - (
+           SELECT count(*) FROM cells WHERE batch_id = b.id AND execution_id IS NOT NULL
+           AND b.budget::json ->> 'cells' IS NOT NULL) AS room
+FROM batches b WHERE id = %(id)s AND status = 'RUNNING' FOR NO KEY UPDATE
 
 -- name: lock_batch
 SELECT id, project, status, reason FROM batches WHERE id = %(id)s FOR NO KEY UPDATE
+
+-- name: lock_matrix
+SELECT id, project, status, reason, bindings, variants, cases, repetitions, (
+    SELECT coalesce(max(ordinal), -1) + 1 FROM cells WHERE batch_id = %(id)s) AS next_ordinal
+FROM batches WHERE id = %(id)s FOR NO KEY UPDATE
+
+-- name: extend_batch
+UPDATE batches SET
+    bindings = %(bindings)s, variants = %(variants)s::text[], cases = %(cases)s,
+    repetitions = %(repetitions)s, cells = cells + %(cells)s
+WHERE id = %(id)s
+
+-- name: known_cases
+SELECT case_id, ordinal, digest FROM cases
+WHERE batch_id = %(batch_id)s AND case_id = ANY(%(ids)s::text[])
 
 -- name: lock_batches_of_version
 SELECT id, project, status, reason, xmin::text AS written_by, pg_current_xact_id()::text AS xid
@@ -58,8 +96,11 @@ WHERE version = %(version)s AND status IN ('PENDING', 'RUNNING') ORDER BY id FOR
 
 -- name: change_batch
 UPDATE batches SET
-    status = %(status)s, reason = coalesce(%(reason)s, reason),
+    status = %(status)s,
+    reason = coalesce(%(reason)s, CASE WHEN ended_at IS NULL THEN reason END),
     started_at = CASE WHEN %(status)s = 'RUNNING' THEN coalesce(started_at, now()) ELSE started_at END,
+    ran_s = ran_s + coalesce(extract(epoch FROM now() - running_since), 0),
+    running_since = CASE WHEN %(status)s = 'RUNNING' THEN now() END,
     ended_at = CASE WHEN %(status)s = ANY(%(terminal)s::text[]) THEN now() END
 WHERE id = %(id)s
 

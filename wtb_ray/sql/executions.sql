@@ -17,7 +17,7 @@ SELECT thread_id, id, 0, 'start' FROM made RETURNING execution_id
 -- name: select_executions
 SELECT e.id, e.project, e.version, e.binding, e.status, e.reason, e.wanted, e.epoch, e.owner,
        e.thread_id, e.head, e.head_step, e.recursion_limit, e.breakpoints, e.batch_id, k.case_id,
-       e.repetition, e.attempt, e.suspect, e.error, e.latency_ms, e.node_runs, e.forked_from,
+       e.repetition, e.attempt, e.suspect, e.error, e.latency_ms, e.node_runs, e.usage, e.spent, e.forked_from,
        e.forked_at, e.parking, e.environment, e.created_at, e.started_at, e.ended_at
 FROM executions e LEFT JOIN cases k ON k.batch_id = e.batch_id AND k.ordinal = e.case_ordinal
 
@@ -160,28 +160,15 @@ FROM waiting w FULL JOIN unstarted u USING (version) ORDER BY version
 UPDATE executions SET wanted = 'stop', reason = %(reason)s WHERE id = ANY(%(ids)s::text[])
 
 -- name: change_executions
-WITH RECURSIVE item AS (
+WITH item AS (
     SELECT * FROM unnest(
         %(ids)s::text[], %(statuses)s::text[], %(reasons)s::text[], %(errors)s::text[],
         %(delays)s::float8[], %(epochs)s::integer[], %(attempts)s::integer[],
         %(suspects)s::integer[], %(measured)s::boolean[], %(latencies)s::float8[],
-        %(node_runs)s::integer[]
-    ) AS i (id, status, reason, error, delay_s, epoch, attempt, suspect, measured, latency_ms, node_runs)
-), chain AS (
-    SELECT i.id, e.thread_id, NULL::integer AS last_step
-    FROM item i JOIN executions e ON e.id = i.id WHERE i.measured
-    UNION ALL
-    -- A parent's checkpoint without a row of its own there is the copy that branch began with.
-    SELECT c.id, b.parent_thread, coalesce((
-        SELECT p.step FROM steps p
-        WHERE p.thread_id = b.parent_thread AND p.checkpoint_id = b.parent_checkpoint), -2)
-    FROM chain c JOIN branches b ON b.thread_id = c.thread_id WHERE b.parent_thread IS NOT NULL
-), total AS (
-    SELECT c.id, sum(s.duration_ms) AS latency_ms,
-           sum(json_array_length(s.nodes::json))::integer AS node_runs
-    FROM chain c
-    JOIN steps s ON s.thread_id = c.thread_id AND (c.last_step IS NULL OR s.step <= c.last_step)
-    GROUP BY c.id
+        %(node_runs)s::integer[], %(usages)s::text[], %(spent)s::text[], %(tokens)s::float8[],
+        %(cut_off)s::text[]
+    ) AS i (id, status, reason, error, delay_s, epoch, attempt, suspect, measured, latency_ms, node_runs,
+            usage, spent, tokens, cut_off)
 )
 UPDATE executions e SET
     status = i.status, reason = i.reason, error = i.error, owner = NULL,
@@ -194,12 +181,14 @@ UPDATE executions e SET
                       THEN e.expected_s END,
     epoch = e.epoch + i.epoch, attempt = e.attempt + i.attempt, suspect = e.suspect + i.suspect,
     not_before = now() + make_interval(secs => i.delay_s),
-    latency_ms = CASE WHEN i.measured THEN coalesce(t.latency_ms, i.latency_ms) ELSE e.latency_ms END,
-    node_runs = CASE WHEN i.measured THEN coalesce(t.node_runs, i.node_runs) ELSE e.node_runs END,
+    latency_ms = CASE WHEN i.measured THEN i.latency_ms ELSE e.latency_ms END,
+    node_runs = CASE WHEN i.measured THEN i.node_runs ELSE e.node_runs END,
+    usage = CASE WHEN i.measured THEN i.usage ELSE e.usage END,
+    spent = i.spent, spent_tokens = i.tokens, cut_off = i.cut_off,
     ended_at = CASE WHEN i.status = ANY(%(terminal)s::text[]) THEN now() END
-FROM item i LEFT JOIN total t ON t.id = i.id
+FROM item i
 WHERE e.id = i.id
-RETURNING e.id, e.latency_ms, e.node_runs, e.suspect
+RETURNING e.id, e.latency_ms, e.node_runs, e.usage, e.suspect
 
 -- name: chain_of_steps
 WITH RECURSIVE chain AS (

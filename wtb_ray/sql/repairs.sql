@@ -120,14 +120,16 @@ SELECT execution_id FROM cells WHERE id = %(id)s
 
 -- name: set_cell
 UPDATE cells SET
-    status = %(status)s, error = NULL, latency_ms = NULL,
+    status = %(status)s, error = NULL, latency_ms = NULL, node_runs = NULL, usage = NULL,
+    shared_failure = false,
     execution_id = CASE WHEN %(adrift)s THEN NULL ELSE execution_id END,
     ended_at = CASE WHEN %(ended)s THEN now() END
 WHERE id = %(id)s
 
 -- name: end_cell
 UPDATE cells c SET
-    status = %(status)s, error = e.error, latency_ms = e.latency_ms, ended_at = now()
+    status = %(status)s, error = e.error, latency_ms = e.latency_ms, node_runs = e.node_runs,
+    usage = e.usage, ended_at = now()
 FROM executions e WHERE c.id = %(id)s AND e.id = c.execution_id
 
 -- name: recount

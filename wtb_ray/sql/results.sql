@@ -12,7 +12,8 @@ WHERE p.batch_id = %(batch_id)s ORDER BY p.number
 
 -- name: unsealed_cells
 SELECT c.id, c.ordinal, b.variants[c.variant + 1], k.case_id, c.repetition, c.status, c.execution_id,
-       c.latency_ms, c.error::json ->> 'code', c.error::json ->> 'message', c.ended_at,
+       c.latency_ms, c.error::json ->> 'code', c.error::json ->> 'message', c.ended_at, c.node_runs,
+       c.usage, c.shared_failure,
        c.xmin::text::bigint
 FROM cells c
 JOIN batches b ON b.id = c.batch_id
@@ -54,7 +55,7 @@ WHERE p.batch_id = %(batch_id)s AND p.cell_ids && taken.ids
 DELETE FROM result_parts WHERE batch_id = %(batch_id)s AND digest = %(digest)s
 
 -- name: results_digest
-SELECT b.status, b.node_errors, b.scorers, count(c.id) AS ended,
+SELECT b.status, b.node_errors, b.scorers, b.cells, count(c.id) AS ended,
        bit_xor(hashint8extended(c.id, c.xmin::text::bigint)) AS versions
 FROM batches b
 LEFT JOIN cells c ON c.batch_id = b.id AND c.status = ANY(%(terminal)s::text[])

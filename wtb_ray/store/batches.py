@@ -2,38 +2,45 @@
 
 import builtins
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import orjson
-import psycopg
 from psycopg.rows import DictRow
 
-from wtb_ray import errors, events, states
+from wtb_ray import errors, events
 from wtb_ray.api import Page, Progress
 from wtb_ray.db import Connection, Database
-from wtb_ray.model import Batch, BatchSpec, Case, ProjectVersion, ScorerSpec, canonical, new_id
-from wtb_ray.model import digest as digest_of
+from wtb_ray.model import (
+    Batch,
+    BatchSpec,
+    Budget,
+    Case,
+    Cost,
+    ProjectVersion,
+    ScorerSpec,
+    canonical,
+    new_id,
+)
 from wtb_ray.states import BatchStatus
-from wtb_ray.store import projects
+from wtb_ray.store import costs, projects
+from wtb_ray.store.budgets import enforce
 from wtb_ray.store.changes import cancel_pending_cells, change_batch, legal
 from wtb_ray.store.events import Entry, append_many
+from wtb_ray.store.matrix import Place, copy_cases, copy_cells, extend
 from wtb_ray.store.pages import newest_after, newest_token, page, where
+from wtb_ray.store.progress import WINDOW, progress_of
+from wtb_ray.store.reruns import rerun
 from wtb_ray.store.sql import SQL
 from wtb_ray.store.stopping import stop
 from wtb_ray.store.transactions import in_order, transact
 
 log = logging.getLogger(__name__)
 
-Place = tuple[int, int, int, int]
-"""Of a cell: ordinal, variant, case ordinal, repetition."""
-
 COUNTED: Final = 1000
 """Waiting cells of an open batch above this are not counted for the scheduler."""
 ANALYZED: Final = 1000
 """A batch of this many cells changes the statistics; plans made without them read all of it."""
-COPIED: Final = 4096
-"""Rows in one buffer of a COPY."""
 
 
 class Batches:
@@ -82,8 +89,8 @@ class Batches:
             if await (await conn.execute(SQL["insert_batch"], params)).fetchone() is None:
                 return
             await projects.may_start(conn, version.project)
-            await _copy_cases(conn, id, spec.cases)
-            await _copy_cells(conn, id, places)
+            await copy_cases(conn, id, spec.cases)
+            await copy_cells(conn, id, places)
             await append_many(conn, [Entry(actor, event, version.project, None, id)])
 
         await transact(self._db, work)
@@ -141,17 +148,18 @@ class Batches:
         return [_batch(row, {"PENDING": row["waiting"]}) for row in rows]
 
     async def progress(self, id: str) -> Progress:
-        """How far the batch is, how fast, and how long it still takes at that rate.
+        """How far the batch is, how fast in the recent past, and how long it takes at that rate.
 
         Raises:
             UnknownBatch: There is none with this id.
         """
         async with self._db.connection() as conn:
-            row = await (await conn.execute(SQL["batch_progress"], {"id": id})).fetchone()
+            params = {"id": id, **WINDOW}
+            row = await (await conn.execute(SQL["batch_progress"], params)).fetchone()
             if row is None:
                 raise _unknown(id)
             counts = (await _counts(conn, [id])).get(id, {})
-        return _progress(id, row, counts)
+            return progress_of(id, row, counts, *await _costs(conn, id))
 
     async def start(self, id: str, *, actor: str) -> Batch:
         """PENDING becomes RUNNING.
@@ -222,6 +230,69 @@ class Batches:
 
         return await transact(self._db, work)
 
+    async def rerun(
+        self,
+        id: str,
+        statuses: Sequence[str],
+        *,
+        variant: str | None = None,
+        case: str | None = None,
+        actor: str,
+    ) -> Batch:
+        """Runs cells in these statuses again, all or those of a variant and a case.
+
+        Raises:
+            UnknownBatch: There is none with this id.
+            InvalidRequest: It has no such variant or case.
+            Conflict: It has no such cell in one of these statuses.
+            ProjectInactive: Nothing new of its project may start.
+            ProjectRemoved: Its project was removed.
+        """
+
+        async def work(conn: Connection) -> Batch:
+            row = await _lock(conn, id, "lock_matrix")
+            await rerun(conn, row, statuses, variant, case, actor)
+            return await _get(conn, id)
+
+        return await transact(self._db, work)
+
+    async def extend(
+        self,
+        id: str,
+        cases: Sequence[Case],
+        bindings: Sequence[Mapping[str, str]],
+        repetitions: int | None,
+        *,
+        max_cells: int,
+        actor: str,
+    ) -> Batch:
+        """Adds cases, variants and repetitions; only cells that are not there are made.
+
+        Raises:
+            UnknownBatch: There is none with this id.
+            InvalidTransition: It has failed.
+            InvalidCases: A case id comes twice or holds what no text can.
+            Conflict: A case or variant is known by this name as another one, or there would be
+                fewer repetitions.
+            TooManyCells: There would be more than `max_cells`; none is made.
+            ProjectInactive: Nothing new of its project may start.
+            ProjectRemoved: Its project was removed.
+        """
+
+        async def work(conn: Connection) -> tuple[Batch, int]:
+            row = await _lock(conn, id, "lock_matrix")
+            made = await extend(conn, row, cases, bindings, repetitions, max_cells, actor)
+            return await _get(conn, id), made
+
+        batch, made = await transact(self._db, work)
+        if made >= ANALYZED:
+            await self._analyze()
+        return batch
+
+    async def enforce_budgets(self, *, actor: str) -> builtins.list[str]:
+        """Lets nothing more begin in batches that have used up a budget; gives their ids."""
+        return await enforce(self._db, actor)
+
     async def close(self, *, actor: str) -> builtins.list[str]:
         """Completes every RUNNING batch whose cells have all ended; gives their ids."""
 
@@ -237,8 +308,8 @@ class Batches:
         return await transact(self._db, work)
 
 
-async def _lock(conn: Connection, id: str) -> DictRow:
-    row = await (await conn.execute(SQL["lock_batch"], {"id": id})).fetchone()
+async def _lock(conn: Connection, id: str, how: str = "lock_batch") -> DictRow:
+    row = await (await conn.execute(SQL[how], {"id": id})).fetchone()
     if row is None:
         raise _unknown(id)
     return row
@@ -249,7 +320,16 @@ async def _get(conn: Connection, id: str) -> Batch:
     row = await (await conn.execute(sql, {"id": id})).fetchone()
     if row is None:
         raise _unknown(id)
-    return _batch(row, (await _counts(conn, [id])).get(id, {}))
+    cost, incurred = await _costs(conn, id)
+    counts = (await _counts(conn, [id])).get(id, {})
+    return _batch(row, counts, cost=cost, cost_incurred=incurred)
+
+
+async def _costs(conn: Connection, id: str) -> tuple[Cost, Cost]:
+    """The cost of its cells, and what was really spent."""
+    incurred = await costs.incurred(conn, [id])
+    of_cells = await costs.of_cells(conn, [id])
+    return of_cells.get(id, Cost()), incurred.get(id, (Cost(), 0.0))[0]
 
 
 async def _counts(conn: Connection, ids: Sequence[str]) -> dict[str, dict[str, int]]:
@@ -277,68 +357,19 @@ def _row(spec: BatchSpec, version: ProjectVersion) -> dict[str, Any]:
         "share_prefix": spec.share_prefix,
         "interrupts": spec.interrupts,
         "deadline_s": spec.deadline_s,
+        "budget": None if spec.budget is None else canonical(spec.budget.model_dump(mode="json")),
     }
 
 
-async def _copy_cases(conn: Connection, id: str, cases: Sequence[Case]) -> None:
-    try:
-        async with conn.cursor() as cursor, cursor.copy(SQL["copy_cases"]) as copy:
-            for ordinal, case in enumerate(cases):
-                await copy.write_row((id, ordinal, *_case(case)))
-    except (psycopg.DataError, UnicodeError, orjson.JSONEncodeError) as e:
-        raise errors.InvalidCases(
-            f"a case cannot be stored: {e}", field="cases", reason=str(e)
-        ) from e
-    except psycopg.errors.UniqueViolation as e:
-        raise errors.InvalidCases(
-            f"a case id comes twice: {e.diag.message_detail}", field="cases", reason="twice"
-        ) from e
-
-
-def _case(case: Case) -> tuple[str, str, str, str, str]:
-    digest = digest_of({"input": case.input, "expected": case.expected})
-    return (
-        case.id,
-        digest,
-        canonical(case.input),
-        canonical(case.expected),
-        canonical(case.metadata),
-    )
-
-
-async def _copy_cells(conn: Connection, id: str, places: Sequence[Place]) -> None:
-    async with conn.cursor() as cursor, cursor.copy(SQL["copy_cells"]) as copy:
-        for start in range(0, len(places), COPIED):
-            lines = (
-                f"{id}\t{ordinal}\t{variant}\t{case}\t{repetition}\n"
-                for ordinal, variant, case, repetition in places[start : start + COPIED]
-            )
-            await copy.write("".join(lines))
-
-
-def _batch(row: DictRow, counts: dict[str, int]) -> Batch:
+def _batch(row: DictRow, counts: dict[str, int], **costs_of: Cost) -> Batch:
     fields: dict[str, Any] = {k: row[k] for k in Batch.model_fields if k in row}
     return Batch(
         **{
             **fields,
             "bindings": orjson.loads(row["bindings"]),
             "scorers": [ScorerSpec(**s) for s in orjson.loads(row["scorers"])],
+            "budget": None if row["budget"] is None else Budget.model_validate_json(row["budget"]),
             "counts": counts,
+            **costs_of,
         }
-    )
-
-
-def _progress(id: str, row: DictRow, counts: dict[str, int]) -> Progress:
-    finished = sum(counts.get(status, 0) for status in states.TERMINAL_CELL)
-    total, elapsed = row["cells"], row["elapsed_s"]
-    rate = finished / elapsed if elapsed else None
-    return Progress(
-        id=id,
-        status=row["status"],
-        total=total,
-        counts=counts,
-        finished=finished,
-        percent=100.0 * finished / total if total else 100.0,
-        rate=rate,
-        remaining_s=(total - finished) / rate if rate else None,
     )

@@ -95,6 +95,9 @@ def _result(row: DictRow, bindings: Sequence[dict[str, str]]) -> CellResult:
         execution_id=row["execution_id"],
         scores=dict(zip(row["metrics"] or (), row["values"] or (), strict=True)),
         latency_ms=row["latency_ms"],
+        node_runs=row["node_runs"],
+        usage=_usage(row),
+        shared_failure=row["shared_failure"],
         error=None if row["error"] is None else orjson.loads(row["error"]),
     )
 
@@ -102,4 +105,9 @@ def _result(row: DictRow, bindings: Sequence[dict[str, str]]) -> CellResult:
 def _frame_row(row: DictRow, scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
     flat = {k: v for k, v in row.items() if k not in ("metrics", "values")}
     error = None if row["error"] is None else orjson.loads(row["error"])
-    return {**flat, "error": error, "scores": scores}
+    return {**flat, "error": error, "usage": _usage(row), "scores": scores}
+
+
+def _usage(row: DictRow) -> dict[str, float]:
+    found: dict[str, float] = {} if row["usage"] is None else orjson.loads(row["usage"])
+    return found

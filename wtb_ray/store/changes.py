@@ -5,7 +5,7 @@ number of statements does not depend on the number of changes. Cells follow thei
 that holding its lock is enough to change them.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ from wtb_ray import errors, events, states
 from wtb_ray.db import Connection
 from wtb_ray.model import Fault, Score, ScorerSpec, canonical
 from wtb_ray.states import CellStatus, ExecutionStatus
+from wtb_ray.store import costs
 from wtb_ray.store.events import Entry, append_many
 from wtb_ray.store.sql import SQL
 
@@ -46,6 +47,8 @@ class Change:
     delay_s: float = 0.0
     latency_ms: float = 0.0
     node_runs: int = 0
+    usage: Mapping[str, float] = field(default_factory=dict)
+    """What nodes have used in a step that will not be stored."""
     epoch: int = 0
     """What is added to the epoch, to fence a writer that may still be there."""
     attempt: int = 0
@@ -112,6 +115,9 @@ async def cancel_pending_cells(conn: Connection, batch_id: str) -> None:
 
 
 async def _change_executions(conn: Connection, changes: Sequence[Change]) -> list[DictRow]:
+    measured = await costs.measure(conn, {c.row["id"]: c.usage for c in changes})
+    found = [measured[c.row["id"]] for c in changes]
+    await costs.spend(conn, found)
     cursor = await conn.execute(
         SQL["change_executions"],
         {
@@ -124,8 +130,18 @@ async def _change_executions(conn: Connection, changes: Sequence[Change]) -> lis
             "attempts": [c.attempt for c in changes],
             "suspects": [c.suspect for c in changes],
             "measured": [c.status in CELL_COMMANDS for c in changes],
-            "latencies": [float(c.latency_ms) for c in changes],
-            "node_runs": [c.node_runs for c in changes],
+            "latencies": [
+                m.path.duration_ms if m.stored else float(c.latency_ms)
+                for c, m in zip(changes, found, strict=True)
+            ],
+            "node_runs": [
+                m.path.node_runs if m.stored else c.node_runs
+                for c, m in zip(changes, found, strict=True)
+            ],
+            "usages": [canonical(m.path.usage) for m in found],
+            "spent": [canonical(m.spent.model_dump()) for m in found],
+            "tokens": [m.spent_tokens for m in found],
+            "cut_off": [canonical(m.cut_off) for m in found],
             "terminal": [str(s) for s in states.TERMINAL_EXECUTION],
         },
     )
@@ -146,6 +162,8 @@ async def _end_cells(
             "statuses": [str(_cell_end(c.status)) for c in changes],
             "errors": [_fault(c.fault) for c in changes],
             "latencies": [measured[c.row["id"]]["latency_ms"] for c in changes],
+            "node_runs": [measured[c.row["id"]]["node_runs"] for c in changes],
+            "usages": [measured[c.row["id"]]["usage"] for c in changes],
             "from": [str(source) for source, _ in ends],
             "to": [str(to) for _, to in ends],
         },
@@ -241,6 +259,8 @@ def _cell_event(change: Change, cell: DictRow) -> events.Event | None:
             scores = {score.metric: score.value for _, score in change.scores}
             return events.CellScored(**place, scores=scores)
         case CellStatus.FAILED:
-            return events.CellFailed(**place, error=change.fault)
+            return events.CellFailed(
+                **place, error=change.fault, shared_failure=cell["shared_failure"]
+            )
         case _:
             return None

@@ -5,7 +5,7 @@ it settles happens once, whole, with its cells, scores and events.
 """
 
 import builtins
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import orjson
@@ -324,6 +324,8 @@ async def _admit(conn: Connection, batch_id: str, limit: int, actor: str) -> int
     }
     cells = await (await conn.execute(SQL["pick_cells"], params)).fetchall()
     groups = _groups(cells, bindings, shared=shared)[:limit]
+    if batch["room"] is not None:
+        groups = list(_within(groups, batch["room"]))
     if not groups:
         return 0
     ids = [new_id("e") for _ in groups]
@@ -367,6 +369,14 @@ def _groups(
         for found in places.values()
         for part in sharing.together(bindings, found)
     ]
+
+
+def _within(groups: Iterable[list[DictRow]], room: int) -> Iterator[list[DictRow]]:
+    """The first of the groups, with so many cells in all."""
+    for group in groups:
+        if room > 0:
+            yield group[:room]
+        room -= len(group)
 
 
 def _started(row: DictRow, owner: str, actor: str) -> Entry:

@@ -5,7 +5,7 @@ from psycopg.rows import DictRow
 
 from wtb_ray import errors
 from wtb_ray.db import Connection
-from wtb_ray.model import Execution, Fault, InnerStep, NodeRun, Parking, Step
+from wtb_ray.model import Cost, Execution, Fault, InnerStep, NodeRun, Parking, Step
 from wtb_ray.store.sql import SQL
 
 
@@ -62,8 +62,9 @@ def unknown_execution(id: str) -> errors.UnknownExecution:
 def execution_of(row: DictRow) -> Execution:
     fault = None if row["error"] is None else Fault.model_validate_json(row["error"])
     parking = None if row["parking"] is None else Parking.model_validate_json(row["parking"])
-    binding = orjson.loads(row["binding"])
-    return Execution(**{**row, "binding": binding, "error": fault, "parking": parking})
+    spent = None if row["spent"] is None else Cost.model_validate_json(row["spent"])
+    texts = {name: orjson.loads(row[name]) for name in ("binding", "usage")}
+    return Execution(**{**row, **texts, "error": fault, "parking": parking, "spent": spent})
 
 
 def step_of(row: DictRow) -> Step:

@@ -5,8 +5,8 @@ asked for meanwhile is not lost, and data that the database refuses fails its ow
 """
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 import orjson
@@ -65,6 +65,8 @@ class Settlement:
     delay_s: float = 0.0
     latency_ms: float = 0.0
     node_runs: int = 0
+    usage: Mapping[str, float] = field(default_factory=dict)
+    """What nodes have used in a super-step that was not stored."""
     scores: list[tuple[ScorerSpec, Score]] = field(default_factory=list)
     restore_point: bool = False
     """Whether it rests within a super-step, so that what tasks have written so far is to be kept."""
@@ -139,6 +141,7 @@ async def _settle(
             if not _settled(row, item):
                 row = check_fence(row, item.execution_id, item.epoch, item.owner)
                 change = _decide(row, item, actor or item.owner, max_attempts)
+                change = replace(change, usage=item.usage)
                 if item.restore_point and change.status in RESTS:
                     await _check_lease(conn, item)
                 changes.append(change)

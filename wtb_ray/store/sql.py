@@ -18,6 +18,7 @@ FILES: Final = (
     "operations",
     "files",
     "cells",
+    "costs",
     "batches",
     "leases",
     "limits",

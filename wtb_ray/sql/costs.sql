@@ -1,0 +1,85 @@
+-- name: measure_executions
+-- What stands with the steps on the path of each execution, and with those on its own branches.
+WITH RECURSIVE chain AS (
+    SELECT e.id, e.thread_id, NULL::integer AS last_step
+    FROM executions e WHERE e.id = ANY(%(ids)s::text[])
+    UNION ALL
+    -- A parent's checkpoint without a row of its own there is the copy that branch began with.
+    SELECT c.id, b.parent_thread, coalesce((
+        SELECT p.step FROM steps p
+        WHERE p.thread_id = b.parent_thread AND p.checkpoint_id = b.parent_checkpoint), -2)
+    FROM chain c JOIN branches b ON b.thread_id = c.thread_id WHERE b.parent_thread IS NOT NULL
+), place AS (
+    SELECT id, thread_id, bool_or(own) AS own, bool_or(passed) AS passed, max(last_step) AS last_step
+    FROM (
+        SELECT id, thread_id, false AS own, true AS passed, last_step FROM chain
+        UNION ALL
+        SELECT execution_id, thread_id, true, false, NULL
+        FROM branches WHERE execution_id = ANY(%(ids)s::text[])
+    ) seen GROUP BY id, thread_id
+), made AS (
+    SELECT p.id, p.own, p.passed AND (p.last_step IS NULL OR s.step <= p.last_step) AS on_path,
+           s.duration_ms, s.nodes, json_array_length(s.nodes::json) AS runs,
+           s.nodes LIKE '%%"usage"%%' AS used
+    FROM place p JOIN steps s ON s.thread_id = p.thread_id
+), total AS (
+    SELECT id, sum(duration_ms) FILTER (WHERE on_path) AS path_ms,
+           (sum(runs) FILTER (WHERE on_path))::integer AS path_runs,
+           array_agg(nodes) FILTER (WHERE on_path AND used) AS path_nodes,
+           sum(duration_ms) FILTER (WHERE own) AS own_ms,
+           (sum(runs) FILTER (WHERE own))::integer AS own_runs,
+           array_agg(nodes) FILTER (WHERE own AND used) AS own_nodes
+    FROM made GROUP BY id
+)
+SELECT e.id, e.batch_id, e.spent, e.spent_tokens, e.cut_off, t.path_ms, t.path_runs, t.path_nodes,
+       t.own_ms, t.own_runs, t.own_nodes
+FROM executions e LEFT JOIN total t ON t.id = e.id WHERE e.id = ANY(%(ids)s::text[])
+
+-- name: add_spendings
+INSERT INTO batch_spendings AS s (batch_id, shard, node_runs, duration_ms, tokens, usage)
+SELECT batch_id, pg_backend_pid() %% 16, node_runs, duration_ms, tokens, usage
+FROM unnest(%(batches)s::text[], %(node_runs)s::bigint[], %(durations)s::float8[],
+            %(tokens)s::float8[], %(usages)s::text[])
+    AS i (batch_id, node_runs, duration_ms, tokens, usage)
+ORDER BY batch_id
+ON CONFLICT (batch_id, shard) DO UPDATE SET
+    node_runs = s.node_runs + EXCLUDED.node_runs,
+    duration_ms = s.duration_ms + EXCLUDED.duration_ms,
+    tokens = s.tokens + EXCLUDED.tokens,
+    usage = (
+        SELECT coalesce(json_object_agg(key, amount), '{}')::text FROM (
+            SELECT key, sum(value::float8) AS amount FROM (
+                SELECT * FROM json_each_text(s.usage::json)
+                UNION ALL SELECT * FROM json_each_text(EXCLUDED.usage::json)
+            ) both_sides GROUP BY key
+        ) sums)
+
+-- name: spent_of_batches
+SELECT batch_id, node_runs, duration_ms, tokens, usage FROM batch_spendings
+WHERE batch_id = ANY(%(ids)s::text[])
+
+-- name: cost_of_batches
+SELECT c.batch_id, coalesce(sum(c.node_runs), 0)::bigint AS node_runs,
+       coalesce(sum(c.latency_ms), 0)::float8 AS duration_ms,
+       (SELECT coalesce(json_object_agg(key, amount), '{}')::text FROM (
+            SELECT u.key, sum(u.value::float8) AS amount
+            FROM cells k CROSS JOIN LATERAL json_each_text(k.usage::json) AS u
+            WHERE k.batch_id = c.batch_id AND k.usage <> '{}' GROUP BY u.key
+        ) sums) AS usage
+FROM cells c WHERE c.batch_id = ANY(%(ids)s::text[]) GROUP BY c.batch_id
+
+-- name: open_budgets
+-- Open batches that have a budget and cells which it may keep from starting.
+SELECT b.id, b.budget, b.ran_s + coalesce(extract(epoch FROM now() - b.running_since), 0)::float8 AS ran_s,
+       CASE WHEN b.budget::json ->> 'cells' IS NULL THEN 0 ELSE (
+           SELECT count(*) FROM cells WHERE batch_id = b.id AND execution_id IS NOT NULL) END AS cells
+FROM batches b
+WHERE b.status = 'RUNNING' AND b.budget IS NOT NULL
+  AND EXISTS (SELECT FROM cells WHERE batch_id = b.id AND status = 'PENDING')
+
+-- name: exclude_pending_cells
+UPDATE cells SET status = %(status)s, error = %(error)s, ended_at = now()
+WHERE batch_id = %(batch_id)s AND status = 'PENDING'
+
+-- name: say_reason
+UPDATE batches SET reason = %(reason)s WHERE id = %(id)s
