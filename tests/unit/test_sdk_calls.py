@@ -116,7 +116,7 @@ async def test_a_command_whose_answer_was_lost_is_sent_again_under_its_key(
     assert (await bench.stop("e1", "enough")).status == "CANCELLED"
     keys = {r.headers["idempotency-key"] for r in server.requests[:3]}
     assert len(keys) == 1
-    assert server.body() == {"reason": "enough", "kill": False}
+    assert server.body() == {"reason": "enough", "kill": False, "cell": None}
 
 
 async def test_a_command_that_was_refused_is_not_sent_again(server: Server, bench: Both) -> None:

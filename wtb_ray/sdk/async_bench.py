@@ -11,7 +11,8 @@ import httpx
 from wtb_ray import api, model
 from wtb_ray.batch_tree import BatchTree
 from wtb_ray.events import EventRow
-from wtb_ray.sdk import audit, calls, flows, identity, local
+from wtb_ray.sdk import calls, flows, identity, local
+from wtb_ray.sdk.audit import AsyncAuditing
 from wtb_ray.sdk.calls import Call, Retry
 from wtb_ray.sdk.environments import AsyncEnvironments
 from wtb_ray.sdk.flows import (
@@ -37,7 +38,12 @@ Answer = TypeVar("Answer")
 
 
 class AsyncTestBench(
-    AsyncSteering, AsyncEnvironments, AsyncIntegrity, AsyncLimitsOfBench, AsyncStoring
+    AsyncSteering,
+    AsyncEnvironments,
+    AsyncIntegrity,
+    AsyncLimitsOfBench,
+    AsyncStoring,
+    AsyncAuditing,
 ):
     """A bench at a URL, at `WTB_URL`, or the local stack, which is started if none runs.
 
@@ -245,43 +251,6 @@ class AsyncTestBench(
             except httpx.TransportError as e:
                 delay = (retry or self._retry()).after_error(e)
             await asyncio.sleep(delay)
-
-    async def audit_events(
-        self,
-        newest_first: bool = False,
-        limit: int | None = None,
-        **wanted: Unpack[audit.AuditFilter],
-    ) -> AsyncGenerator[EventRow, None]:
-        """The event log by who, what and when; see `WTBTestBench.audit_events`."""
-        calls_of = audit.pages(wanted, newest_first, limit)
-        try:
-            call = next(calls_of)
-            while True:
-                page = await self.send(call)
-                for row in page.items:
-                    yield row
-                call = calls_of.send(page)
-        except StopIteration:
-            return
-
-    async def audit_summary(self, **wanted: Unpack[audit.AuditFilter]) -> api.AuditSummary:
-        """Events counted by type, by actor and by failure; filters as of `audit_events`."""
-        return await self.send(audit.summary(wanted))
-
-    async def audit_timeline(
-        self, execution: str | None = None, batch: str | None = None, steps: bool = False
-    ) -> list[api.TimelineEntry]:
-        """What happened in an execution, or in a batch, with the time between.
-
-        `steps` shows the steps of a batch's executions too.
-        """
-        return await self.flow(audit.timeline(execution, batch, steps))
-
-    async def verify_audit(
-        self, first: int = 1, head: str | None = None, progress: audit.OnPart | None = None
-    ) -> api.AuditReport:
-        """Whether the event log is as it was sealed; see `WTBTestBench.verify_audit`."""
-        return await self.flow(audit.verified(first, head, progress))
 
     async def send(self, call: Call[Answer]) -> Answer:
         """The answer to one call, sent again while no answer comes."""

@@ -1,9 +1,10 @@
-"""What the audit log is asked for, and reports of several parts put together; without I/O."""
+"""What the audit log is asked for, and reports of several parts put together; for both benches."""
 
-from collections.abc import Callable, Generator, Sequence
+import abc
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from datetime import datetime
 from functools import cache
-from typing import Any, Final, TypedDict, TypeVar
+from typing import Any, Final, TypedDict, TypeVar, Unpack
 from urllib.parse import quote
 
 from pydantic import TypeAdapter
@@ -130,3 +131,113 @@ def _joined(whole: api.AuditReport, part: api.AuditReport) -> api.AuditReport:
             "head": part.head or whole.head,
         }
     )
+
+
+class Auditing(abc.ABC):
+    """A part of `WTBTestBench`."""
+
+    @abc.abstractmethod
+    def send(self, call: Call[Answer]) -> Answer:
+        """The answer to one call."""
+
+    @abc.abstractmethod
+    def flow(self, flow: Flow[Answer]) -> Answer:
+        """The result of several calls and of the pauses between them."""
+
+    def audit_events(
+        self,
+        newest_first: bool = False,
+        limit: int | None = None,
+        **wanted: Unpack[AuditFilter],
+    ) -> Generator[EventRow, None, None]:
+        """The event log by who, what and when.
+
+        Args:
+            newest_first: Against the order of the log.
+            limit: At most so many.
+            wanted: `execution`, `batch`, `project`, `actor` (`http:*` for all that begin so),
+                `types`, `since`, `until`.
+        """
+        calls_of = pages(wanted, newest_first, limit)
+        try:
+            call = next(calls_of)
+            while True:
+                page = self.send(call)
+                yield from page.items
+                call = calls_of.send(page)
+        except StopIteration:
+            return
+
+    def audit_summary(self, **wanted: Unpack[AuditFilter]) -> api.AuditSummary:
+        """Events counted by type, by actor and by failure; filters as of `audit_events`."""
+        return self.send(summary(wanted))
+
+    def audit_timeline(
+        self, execution: str | None = None, batch: str | None = None, steps: bool = False
+    ) -> list[api.TimelineEntry]:
+        """What happened in an execution, or in a batch, with the time between.
+
+        `steps` shows the steps of a batch's executions too.
+        """
+        return self.flow(timeline(execution, batch, steps))
+
+    def verify_audit(
+        self, first: int = 1, head: str | None = None, progress: OnPart | None = None
+    ) -> api.AuditReport:
+        """Whether the event log is as it was sealed, and what was changed if it is not.
+
+        Args:
+            first: The seal to begin at; those before were checked earlier.
+            head: The `.head` of an earlier report: it must still be part of the chain.
+            progress: Called with what was found so far, every now and then.
+        """
+        return self.flow(verified(first, head, progress))
+
+
+class AsyncAuditing(abc.ABC):
+    """A part of `AsyncTestBench`."""
+
+    @abc.abstractmethod
+    async def send(self, call: Call[Answer]) -> Answer:
+        """The answer to one call."""
+
+    @abc.abstractmethod
+    async def flow(self, flow: Flow[Answer]) -> Answer:
+        """The result of several calls and of the pauses between them."""
+
+    async def audit_events(
+        self,
+        newest_first: bool = False,
+        limit: int | None = None,
+        **wanted: Unpack[AuditFilter],
+    ) -> AsyncGenerator[EventRow, None]:
+        """The event log by who, what and when; see `WTBTestBench.audit_events`."""
+        calls_of = pages(wanted, newest_first, limit)
+        try:
+            call = next(calls_of)
+            while True:
+                page = await self.send(call)
+                for row in page.items:
+                    yield row
+                call = calls_of.send(page)
+        except StopIteration:
+            return
+
+    async def audit_summary(self, **wanted: Unpack[AuditFilter]) -> api.AuditSummary:
+        """Events counted by type, by actor and by failure; filters as of `audit_events`."""
+        return await self.send(summary(wanted))
+
+    async def audit_timeline(
+        self, execution: str | None = None, batch: str | None = None, steps: bool = False
+    ) -> list[api.TimelineEntry]:
+        """What happened in an execution, or in a batch, with the time between.
+
+        `steps` shows the steps of a batch's executions too.
+        """
+        return await self.flow(timeline(execution, batch, steps))
+
+    async def verify_audit(
+        self, first: int = 1, head: str | None = None, progress: OnPart | None = None
+    ) -> api.AuditReport:
+        """Whether the event log is as it was sealed; see `WTBTestBench.verify_audit`."""
+        return await self.flow(verified(first, head, progress))

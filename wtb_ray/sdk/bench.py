@@ -11,8 +11,9 @@ import httpx
 from wtb_ray import api, model
 from wtb_ray.batch_tree import BatchTree
 from wtb_ray.events import EventRow
-from wtb_ray.sdk import audit, calls, flows, identity, local
+from wtb_ray.sdk import calls, flows, identity, local
 from wtb_ray.sdk.async_bench import AsyncTestBench
+from wtb_ray.sdk.audit import Auditing
 from wtb_ray.sdk.calls import Call, Retry
 from wtb_ray.sdk.environments import Environments
 from wtb_ray.sdk.flows import (
@@ -38,7 +39,7 @@ from wtb_ray.states import TERMINAL_CELL
 Answer = TypeVar("Answer")
 
 
-class WTBTestBench(Steering, Environments, Integrity, LimitsOfBench, Storing):
+class WTBTestBench(Steering, Environments, Integrity, LimitsOfBench, Storing, Auditing):
     """A bench at a URL, at `WTB_URL`, or the local stack, which is started if none runs.
 
     A context manager; the stack goes on when it is closed.
@@ -323,55 +324,6 @@ class WTBTestBench(Steering, Environments, Integrity, LimitsOfBench, Storing):
             except httpx.TransportError as e:
                 delay = (retry or self._retry()).after_error(e)
             time.sleep(delay)
-
-    def audit_events(
-        self,
-        newest_first: bool = False,
-        limit: int | None = None,
-        **wanted: Unpack[audit.AuditFilter],
-    ) -> Generator[EventRow, None, None]:
-        """The event log by who, what and when.
-
-        Args:
-            newest_first: Against the order of the log.
-            limit: At most so many.
-            wanted: `execution`, `batch`, `project`, `actor` (`http:*` for all that begin so),
-                `types`, `since`, `until`.
-        """
-        calls_of = audit.pages(wanted, newest_first, limit)
-        try:
-            call = next(calls_of)
-            while True:
-                page = self.send(call)
-                yield from page.items
-                call = calls_of.send(page)
-        except StopIteration:
-            return
-
-    def audit_summary(self, **wanted: Unpack[audit.AuditFilter]) -> api.AuditSummary:
-        """Events counted by type, by actor and by failure; filters as of `audit_events`."""
-        return self.send(audit.summary(wanted))
-
-    def audit_timeline(
-        self, execution: str | None = None, batch: str | None = None, steps: bool = False
-    ) -> list[api.TimelineEntry]:
-        """What happened in an execution, or in a batch, with the time between.
-
-        `steps` shows the steps of a batch's executions too.
-        """
-        return self.flow(audit.timeline(execution, batch, steps))
-
-    def verify_audit(
-        self, first: int = 1, head: str | None = None, progress: audit.OnPart | None = None
-    ) -> api.AuditReport:
-        """Whether the event log is as it was sealed, and what was changed if it is not.
-
-        Args:
-            first: The seal to begin at; those before were checked earlier.
-            head: The `.head` of an earlier report: it must still be part of the chain.
-            progress: Called with what was found so far, every now and then.
-        """
-        return self.flow(audit.verified(first, head, progress))
 
     def send(self, call: Call[Answer]) -> Answer:
         """The answer to one call, sent again while no answer comes."""
