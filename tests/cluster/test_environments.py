@@ -45,6 +45,7 @@ class State(TypedDict, total=False):
     place: str
     copied: str
     env: str
+    limit: str
 
 
 def prepare(state: State) -> State:
@@ -69,6 +70,9 @@ def misbehave(state: State) -> None:
 def measure(state: State) -> State:
     if "mark" in state:
         misbehave(state)
+    if "limit" in state:
+        with wtb_ray.limit(state["limit"]):
+            pass
     try:
         import lab
         seen = lab.VERSION
@@ -201,6 +205,7 @@ def test_resources_of_a_node_are_rays_and_what_no_host_has_is_waited_for_by_name
     ).json()["data"]["result"]["result"]
     [actor] = [a for a in actors if a["class_name"] == "NodeProcess"]
     assert actor["required_resources"] == {"CPU": 0.5, "memory": 64 << 20}
+    _waits(bench)
     _dies(bench, root / "die")
     _hangs(bench, root / "hang")
 
@@ -218,6 +223,20 @@ def test_resources_of_a_node_are_rays_and_what_no_host_has_is_waited_for_by_name
     assert "'GPU': 7.0" in found.reason
     assert "measure" in found.reason
     bench.stop(waiting.id)
+
+
+def _waits(bench: WTBTestBench) -> None:
+    """A node in a process of its own takes from the limits of the cluster."""
+    bench.set_limit("lab", requests=(60, 1), concurrency=1)
+    state = {"x": 1, "limit": "lab"}
+    runs = [bench.run(project="lab-cpu", initial_state=state, wait=False) for _ in range(2)]
+    wait_until(lambda: all(bench.get_execution(r.id).status == "COMPLETED" for r in runs), 90)
+    waited = [n.waited_ms for r in runs for c in bench.get_checkpoints(r.id) for n in c.nodes]
+    assert max(waited) > 500
+    bench.remove_limit("lab")
+    refused = bench.run(project="lab-cpu", initial_state=state, timeout=90)
+    assert refused.error is not None
+    assert refused.error.code == "unknown_limit"
 
 
 def _dies(bench: WTBTestBench, mark: Path) -> None:
