@@ -19,7 +19,12 @@ from wtb_ray.store import Store
 
 bench = test_scheduling.bench
 METERED = SPEC.model_copy(
-    update={"variants": {"double": {"metered": VariantSpec(implementation="tests.toy:metered")}}}
+    update={
+        "variants": {
+            "double": {"metered": VariantSpec(implementation="tests.toy:metered")},
+            "finish": {"other": VariantSpec(params={"other": True})},
+        }
+    }
 )
 SLOW = SPEC.model_copy(
     update={
@@ -54,6 +59,20 @@ async def test_a_batch_says_what_its_nodes_used_failed_ones_too(bench: Bench) ->
     assert ended.cost_incurred is not None
     assert ended.cost.usage["cost"] == 1.0
     assert ended.cost_incurred.usage["cost"] == 1.5, "what was spent stays spent"
+
+
+async def test_what_cells_share_is_spent_once_and_fails_together(bench: Bench) -> None:
+    version = await bench.register(METERED)
+    rows = [{"double": "metered"}, {"double": "metered", "finish": "other"}]
+    both = [Case(id="bad", input={"x": -1}), Case(id="good", input={"x": 1}, expected=2)]
+    ended = await bench.ended(await bench.batch(version, rows, both, scorers=(EXACT,)))
+    cells = (await bench.store.cells.list(ended.id)).items
+    assert {(c.status, c.shared_failure) for c in cells} == {("FAILED", True), ("DONE", False)}
+    assert [c.usage["cost"] for c in cells] == [0.5] * 4
+    assert ended.cost is not None
+    assert ended.cost_incurred is not None
+    assert (ended.cost.usage["cost"], ended.cost_incurred.usage["cost"]) == (2.0, 1.0)
+    assert (ended.cost.node_runs, ended.cost_incurred.node_runs) == (4, 3)
 
 
 async def test_a_batch_ends_when_its_budget_is_used_up(bench: Bench) -> None:

@@ -171,6 +171,14 @@ async def test_the_budget_of_cells_is_exact(bench: StoreBench) -> None:
     assert await begun(bench, batch, 100) == []
 
 
+async def test_the_budget_of_cells_is_exact_where_they_share(bench: StoreBench) -> None:
+    batch = await bench.batch(cases=9, variants=2, share_prefix=True, budget=Budget(cells=5))
+    assert len(await begun(bench, batch, 1)) == 1
+    assert len(await begun(bench, batch)) == 2
+    assert (await bench.store.batches.get(batch.id)).counts == {"RUNNING": 5, "PENDING": 13}
+    assert await bench.store.batches.enforce_budgets(actor="scheduler") == [batch.id]
+
+
 async def test_pauses_are_not_of_the_wall_time(bench: StoreBench) -> None:
     batch = await bench.batch(budget=Budget(wall_time_s=100))
 

@@ -46,7 +46,15 @@ async def test_random_matrices_come_to_the_same_with_and_without_sharing(
         keys = [new_id("k") for _ in range(2)]
         inputs = [{"key": key, "files": tracked, "trail": [], "sums": {}} for key in keys]
         batch = await bench.batch(rows, inputs, repetitions=repetitions, share_prefix=share_prefix)
-        assert (await bench.run(batch)).counts == {"DONE": len(rows) * 2 * repetitions}
+        ended = await bench.run(batch)
+        assert ended.counts == {"DONE": len(rows) * 2 * repetitions}
+        reuse = (await travel.store.splits.tree(batch.id)).reuse
+        assert ended.cost is not None
+        assert ended.cost_incurred is not None
+        assert (ended.cost.node_runs, ended.cost_incurred.node_runs) == (
+            reuse.served,
+            reuse.node_runs,
+        )
         states = await bench.states(batch)
         for case, key in enumerate(keys):
             known = await expected(seed, key, tracked, rows)
