@@ -56,8 +56,7 @@ class Jobs:
 
     def __init__(self, dashboard: str) -> None:
         self._dashboard = dashboard
-        os.environ[ADDRESS_VARIABLE] = dashboard  # Ray takes it before any argument
-        with self._answers():
+        with self._answers(), _addressed(dashboard):
             self._client = _Client(dashboard)
 
     def find(self, id: str) -> Job | None:
@@ -159,3 +158,16 @@ def _refusal(where: str, text: str) -> errors.WTBError:
     if status in (429, 502, 503, 504):
         return errors.Unavailable(message, field="--dashboard", reason=status)
     return errors.WTBError(message, field="--dashboard", reason=status or "refused")
+
+
+@contextmanager
+def _addressed(dashboard: str) -> Iterator[None]:
+    """Ray's client takes the address from its environment before any argument."""
+    before = os.environ.get(ADDRESS_VARIABLE)
+    os.environ[ADDRESS_VARIABLE] = dashboard
+    try:
+        yield
+    finally:
+        del os.environ[ADDRESS_VARIABLE]
+        if before is not None:
+            os.environ[ADDRESS_VARIABLE] = before

@@ -29,7 +29,7 @@ def write(
     """Writes all reports into a directory, which is made.
 
     Raises:
-        StorageFull: They could not be written; says why.
+        WTBError: They could not be written; says why.
     """
     rows = (json_text(row, indent=False) for row in results)
     texts = {
@@ -42,7 +42,7 @@ def write(
         directory.mkdir(parents=True, exist_ok=True)
         return [_replace(directory / name, text) for name, text in texts.items()]
     except OSError as e:
-        raise errors.StorageFull(
+        raise errors.WTBError(
             f"cannot write into {directory}: {e.strerror}", field="--out", reason=type(e).__name__
         ) from e
 
