@@ -175,6 +175,15 @@ def test_a_dashboard_that_is_no_address_is_wrong_use(tmp_path: Path) -> None:
     assert "does not begin with http" in done.stderr
 
 
+def test_whatever_a_batch_can_be_given_can_be_given_in_ci() -> None:
+    batch_run, ci_run = (
+        set(re.findall(r"^  (--[a-z-]+)", shown.stdout, re.MULTILINE))
+        for shown in (CliRunner().invoke(app, [of, "run", "--help"]) for of in ("batch", "ci"))
+    )
+    assert batch_run - ci_run == {"--no-wait"}
+    assert len(batch_run) > 5
+
+
 def test_recipes_use_options_that_exist() -> None:
     known = CliRunner().invoke(app, ["ci", "run", "--help"], env={"COLUMNS": "200"}).stdout
     recipes = [place.read_text() for place in sorted((ROOT / "deployments").rglob("*.y*ml"))]

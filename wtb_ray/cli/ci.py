@@ -76,6 +76,8 @@ def run(
     scorer: batches.Scorers = None,
     repetitions: batches.Repetitions = 1,
     node_errors: batches.NodeErrors = "zero",
+    share_nothing: batches.ShareNothing = False,
+    interrupts: batches.Interrupts = "fail",
     version: batches.Version = None,
     strict: batches.Strict = False,
     submission_id: SubmissionId = None,
@@ -105,7 +107,13 @@ def run(
     with options.connect(url) as bench:
         # The version is named so that submitting again later means the same.
         pinned = version or bench.send(calls.project(project)).version
-        more = {"repetitions": repetitions, "node_errors": node_errors, "version": pinned}
+        more = {
+            "repetitions": repetitions,
+            "node_errors": node_errors,
+            "share_prefix": not share_nothing,
+            "interrupts": interrupts,
+            "version": pinned,
+        }
         request = flows.batch_request(project, bench.codes[project], rows, cases, specs, more)
         submission = Submission.of(request, submission_id)
         program_there = python or ("python" if url else sys.executable)
