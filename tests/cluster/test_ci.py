@@ -191,7 +191,7 @@ def test_what_is_cut_off_goes_on_with_the_same_batch(
     command = words(cases, "--variants", "_workflow=waiting", "--submission-id", id)
 
     first = start(*command)
-    wait_until(Path(f"{gate}.reached").exists)
+    wait_until(Path(f"{gate}.reached").exists, 120)
     assert jobs.stop_job(id)
     _, told = ended(first, 3)
     assert f"job {id} was stopped; the same command goes on with the batch" in told
@@ -231,7 +231,7 @@ def test_a_batch_that_is_stopped_is_no_success(
     id = new_id("stop-")
     command = words(cases, "--variants", "_workflow=waiting", "--submission-id", id)
     wtb(1, *command, "--timeout", "0")
-    wait_until(Path(f"{gate}.reached").exists)
+    wait_until(Path(f"{gate}.reached").exists, 120)
     batch = json.loads(wtb(0, "status", id, "--json")[0])["batch"]["id"]
     bench.get_batch(batch).stop("enough")
     gate.touch()

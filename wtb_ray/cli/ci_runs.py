@@ -76,15 +76,7 @@ class Run:
             say(f"attached to job {job.id} ({job.status.lower()})")
             return job
         id = job_id(self.submission.id, attempt + 1)
-        with TemporaryDirectory(prefix="wtb-ci-") as folder:
-            self.submission.write(Path(folder))
-            self._jobs.submit(
-                id,
-                launch.entrypoint(self.submission),
-                Path(folder),
-                launch.environment(),
-                {BATCH: self.submission.batch_id, "wtb_project": launch.project},
-            )
+        self._submit(id, launch)
         before = f", after job {job.id} was cut off" if job else ""
         say(f"submitted job {id}{before}; its batch is {self.submission.batch_id}")
         return self._ours(self._jobs.submitted(self.submission.id))
@@ -137,6 +129,25 @@ class Run:
                 reason=job.status,
             )
         return batch
+
+    def _submit(self, id: str, launch: Launch) -> None:
+        """Submits a job of this id, again and again while the cluster is not ready for one."""
+        deadline = time.monotonic() + PATIENCE_S
+        with TemporaryDirectory(prefix="wtb-ci-") as folder:
+            self.submission.write(Path(folder))
+            while True:
+                try:
+                    return self._jobs.submit(
+                        id,
+                        launch.entrypoint(self.submission),
+                        Path(folder),
+                        launch.environment(),
+                        {BATCH: self.submission.batch_id, "wtb_project": launch.project},
+                    )
+                except errors.Unavailable:
+                    if time.monotonic() > deadline:
+                        raise
+                time.sleep(POLL_S)
 
     def _cut_off(self, job: "Job") -> bool:
         """Whether the job ended without having seen its batch to the end."""

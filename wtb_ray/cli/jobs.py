@@ -155,7 +155,8 @@ def _refusal(where: str, text: str) -> errors.WTBError:
     message = f"{where} answered: {' '.join(text.split())[-500:]}"
     if status == 404:
         return errors.NotFound(message)
-    if status in (429, 502, 503, 504):
+    # A cluster that has just started says 500 for a while: no agent takes jobs yet.
+    if status in (429, 502, 503, 504) or "try again later" in text:
         return errors.Unavailable(message, field="--dashboard", reason=status)
     return errors.WTBError(message, field="--dashboard", reason=status or "refused")
 
