@@ -341,6 +341,10 @@ class StorageFull(Unavailable):
     grpc_status = "RESOURCE_EXHAUSTED"
 
 
+class JobFailed(WTBError):
+    """The Ray job that was to see a batch to its end has ended before it."""
+
+
 class ConfigurationError(WTBError):
     """A setting is wrong."""
 

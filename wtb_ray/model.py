@@ -40,6 +40,21 @@ def new_id(prefix: str) -> str:
     return f"{prefix}{time.time_ns() // 1_000_000:012x}{secrets.token_hex(6)}"
 
 
+def request_digest(method: str, path: str, query: str, body: bytes) -> str:
+    """What makes a request another one under the same idempotency key."""
+    return digest([method, path, query, digest(body)])
+
+
+def keyed_seed(key: str, request: str) -> str:
+    """What the ids of all that a command makes come from, if it has an idempotency key."""
+    return digest([key, request])
+
+
+def keyed_id(prefix: str, seed: str) -> str:
+    """The id of what a command makes: known to whoever has sent it, before it is answered."""
+    return f"{prefix}{seed[:24]}"
+
+
 def thread_id(execution_id: str, branch: int) -> str:
     """The LangGraph thread of an execution's n-th branch."""
     return f"{execution_id}.{branch}"

@@ -33,6 +33,8 @@ COMMANDS = [
     "batch list",
     "batch results",
     "batch stop",
+    "ci run",
+    "ci status",
     "leaderboard",
     "exec files",
     "exec diff",

@@ -10,6 +10,7 @@ import wtb_ray
 from wtb_ray.cli import (
     audit,
     batch,
+    ci,
     demo,
     doctor,
     events,
@@ -31,12 +32,13 @@ Exit codes:
   0    ok
   1    error: one line on stderr says what, where and why
   2    the command was not used as it is meant
-  3    no result (--strict: a cell failed); audit: tampered with; files: damaged; integrity: not healthy
+  3    no result (--strict: a cell failed; ci: the job was stopped); audit: tampered with; files: damaged; integrity: not healthy
   130  interrupted; what was started on the bench goes on
 
 \b
 Environment:
   WTB_URL       address of the bench; default: the local stack
+  WTB_TOKEN     token that the bench is sent
   WTB_DATA_DIR  folder of the local stack; default: .wtb
   WTB_ACTOR     whom the event log names; default: <user>@cli
 """
@@ -74,6 +76,7 @@ app.add_typer(project.app, name="project")
 app.add_typer(run.app)
 app.add_typer(batch.app, name="batch")
 app.add_typer(batch.boards)
+app.add_typer(ci.app, name="ci")
 executions.app.add_typer(steering.app)
 executions.app.add_typer(travel.app)
 app.add_typer(executions.app, name="exec")

@@ -135,7 +135,7 @@ def run(
             return
         watch(batch, project)
         _show(batch.info, bench.leaderboard(batch), as_json)
-    if not _passed(batch.info, strict):
+    if not passed(batch.info, strict):
         raise typer.Exit(EXIT_FAILED)
 
 
@@ -158,7 +158,8 @@ def watch(batch: Batch, title: str) -> None:
         raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
-def _passed(batch: model.Batch, strict: bool) -> bool:
+def passed(batch: model.Batch, strict: bool) -> bool:
+    """Whether a batch is what was wanted: completed, with `strict` also without a failed cell."""
     failed = batch.counts.get(CellStatus.FAILED, 0)
     return batch.status == BatchStatus.COMPLETED and not (strict and failed)
 

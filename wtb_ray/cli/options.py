@@ -4,9 +4,10 @@ A value that cannot be read is a usage error (exit code 2) that names the option
 """
 
 import itertools
+import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import orjson
 import typer
@@ -16,6 +17,9 @@ from wtb_ray import errors
 from wtb_ray.model import ScorerSpec
 from wtb_ray.sdk import WTBTestBench, identity, local
 from wtb_ray.settings import Settings
+
+TOKEN: Final = "WTB_TOKEN"  # noqa: S105  # the name of a variable
+"""Environment variable with the token that the bench is sent."""
 
 Url = Annotated[
     str | None,
@@ -79,7 +83,7 @@ def connect(url: str | None) -> WTBTestBench:
                 reason="not_running",
             )
         url = stack.url
-    return WTBTestBench(url, actor=identity.caller("cli"))
+    return WTBTestBench(url, os.environ.get(TOKEN) or None, actor=identity.caller("cli"))
 
 
 def json_value(text: str, option: str) -> Any:

@@ -17,10 +17,22 @@ from pydantic_core import PydanticSerializationError
 
 from wtb_ray import __version__, api, control, errors
 from wtb_ray.batch_tree import BatchTree
-from wtb_ray.model import Batch, Execution, ProjectSpec, ProjectVersion, TrashedFile, digest, new_id
+from wtb_ray.model import (
+    Batch,
+    Execution,
+    ProjectSpec,
+    ProjectVersion,
+    TrashedFile,
+    digest,
+    keyed_id,
+    keyed_seed,
+    new_id,
+    request_digest,
+)
 from wtb_ray.sdk.downloads import check_digest, unquoted
 
 BASE: Final = "/api/v1"
+BATCHES: Final = "/batch-tests"
 PAGE: Final = 200
 MOST: Final = 500
 """The largest page that the bench gives."""
@@ -369,11 +381,33 @@ def restore_trash(id: str, request: api.TrashRestoreRequest) -> Call[api.Restore
 
 
 def batch_test(request: api.BatchTestRequest) -> Call[Batch]:
-    return _post("/batch-tests", request, Batch)
+    return _post(BATCHES, request, Batch)
+
+
+def batch_test_of(body: bytes, key: str) -> Call[Batch]:
+    """The batch of a request in its JSON form, made once under this key, whoever sends it."""
+    headers = {"Idempotency-Key": key, "Content-Type": "application/json"}
+    return Call("POST", BATCHES, answered(Batch), content=body, headers=headers)
+
+
+def batch_id_of(body: bytes, key: str) -> str:
+    """The id of the batch that `batch_test_of` makes, or has made."""
+    return keyed_id("b", keyed_seed(key, request_digest("POST", BASE + BATCHES, "", body)))
 
 
 def batch(id: str) -> Call[Batch]:
     return get(f"/batch-tests/{quoted(id)}", Batch)
+
+
+def find_batch(id: str) -> Call[Batch | None]:
+    """A batch, None while there is none of this id."""
+    parse = answered(Batch)
+    return Call(
+        "GET",
+        f"{BATCHES}/{quoted(id)}",
+        lambda r: None if r.status_code == 404 else parse(r),
+        accepts=(404,),
+    )
 
 
 def batches(

@@ -8,7 +8,7 @@ from fastapi.routing import APIRoute
 
 from wtb_ray import errors
 from wtb_ray.api import Checkpoint, Page
-from wtb_ray.model import Step, digest
+from wtb_ray.model import Step, request_digest
 from wtb_ray.serve import auth
 from wtb_ray.serve.context import Context
 from wtb_ray.serve.idempotency import Answer, once
@@ -43,7 +43,7 @@ class CommandRoute(APIRoute):
             answer = await once(
                 request.app.state.context,
                 request.headers.get("idempotency-key"),
-                digest([request.method, request.url.path, request.url.query, digest(body)]),
+                request_digest(request.method, request.url.path, request.url.query, body),
                 perform,
             )
             headers = {"Idempotent-Replayed": "true"} if answer.replayed else None

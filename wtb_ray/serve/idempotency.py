@@ -5,7 +5,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 from wtb_ray import errors
-from wtb_ray.model import digest
+from wtb_ray.model import keyed_id, keyed_seed
 from wtb_ray.serve.context import Context
 
 MAX_KEY = 255
@@ -31,7 +31,7 @@ def id_of(prefix: str) -> str | None:
     So a command whose answer was lost makes nothing twice, whatever died in between.
     """
     seed = _SEED.get()
-    return None if seed is None else f"{prefix}{seed[:24]}"
+    return None if seed is None else keyed_id(prefix, seed)
 
 
 async def once(context: Context, key: str | None, request: str, perform: Perform) -> Answer:
@@ -66,7 +66,7 @@ async def _keyed(context: Context, key: str, request: str, perform: Perform) -> 
     if stored is not None:
         status, body = stored
         return Answer(status, body, replayed=True)
-    _SEED.set(digest([key, request]))
+    _SEED.set(keyed_seed(key, request))
     try:
         answer = await perform()
     except BaseException:

@@ -12,13 +12,16 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import ray
 from ray import serve
+from ray._private import parameter
 from ray.serve.config import HTTPOptions, gRPCOptions
 from ray.serve.schema import LoggingConfig
 
@@ -53,17 +56,18 @@ def start(
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
-    context = ray.init(
-        address="local",
-        namespace=NAMESPACE,
-        num_cpus=num_cpus,
-        object_store_memory=OBJECT_STORE_BYTES,
-        include_dashboard=True,
-        dashboard_host="127.0.0.1",
-        dashboard_port=settings.dashboard_port,
-        log_to_driver=False,
-        configure_logging=False,
-    )
+    with _agent_on_a_free_port():
+        context = ray.init(
+            address="local",
+            namespace=NAMESPACE,
+            num_cpus=num_cpus,
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=True,
+            dashboard_host="127.0.0.1",
+            dashboard_port=settings.dashboard_port,
+            log_to_driver=False,
+            configure_logging=False,
+        )
     if ray_runs is not None:
         ray_runs()
     log.info("Ray runs")
@@ -86,6 +90,21 @@ def start(
         "dashboard": f"http://{context.dashboard_url}",
         "ray": context.address_info["address"],
     }
+
+
+@contextmanager
+def _agent_on_a_free_port() -> Iterator[None]:
+    """Lets this Ray take jobs beside another one on the machine.
+
+    Jobs go through the dashboard's agent. `ray.init` has no argument for its port, and on the one
+    that it takes by itself only the first Ray of a machine has an agent.
+    """
+    original = parameter.RayParams
+    parameter.RayParams = partial(original, dashboard_agent_listen_port=0)
+    try:
+        yield
+    finally:
+        parameter.RayParams = original
 
 
 def stop(settings: Settings) -> None:
