@@ -27,7 +27,7 @@ from wtb_ray.states import BatchStatus, CellStatus, CollectionStatus, ExecutionS
 Item = TypeVar("Item")
 
 
-class Page(Frozen, Generic[Item]):
+class Page(Frozen, Generic[Item], use_attribute_docstrings=False):
     """A part of a list; `next` is the `after` of the following part, or null at the end."""
 
     items: list[Item]

@@ -17,8 +17,6 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from langgraph.config import get_config
-
 from wtb_ray import errors
 from wtb_ray.model import RUNNER_ENV
 
@@ -343,6 +341,8 @@ def current_node() -> str | None:
 
 def _namespace() -> str:
     """LangGraph's name of the place that this code runs in; empty outside a graph."""
+    from langgraph.config import get_config  # noqa: PLC0415  # half a second for who runs no graphs
+
     try:
         return str(get_config().get("configurable", {}).get("checkpoint_ns", ""))
     except RuntimeError:  # not inside a graph

@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
-from typing import Any, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 import ray
 from ray.actor import ActorHandle
@@ -16,14 +16,15 @@ from ray.exceptions import ActorUnschedulableError, RayActorError, RayError, Ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from wtb_ray import errors
-from wtb_ray.actors.node import NodeProcess
 from wtb_ray.actors.venvs import VenvCache
-from wtb_ray.apartness import Description
 from wtb_ray.bindings import Apart
 from wtb_ray.environment import EnvSpec, Venv
 from wtb_ray.model import NAMESPACE, RUNNER_ENV, ProjectSpec, new_id
 from wtb_ray.secret_values import DIRECTORY_ENV
 from wtb_ray.settings import Settings, configuration
+
+if TYPE_CHECKING:  # brings LangGraph along
+    from wtb_ray.apartness import Description
 
 log = logging.getLogger(__name__)
 
@@ -189,6 +190,8 @@ class RayNodes:
         """See `wtb_ray.actors.nodes.NodeActors`."""
         if self._placement is None:
             self._placement = Placement(self._settings, self._url)
+        from wtb_ray.actors.node import NodeProcess  # noqa: PLC0415  # brings LangGraph along
+
         resources = apart.resources if not describing else None
         asked = resources.asked if resources is not None else {}
         near = spec.tracking or spec.workspace_isolation is not None
@@ -237,11 +240,11 @@ class RayNode:
             await self.kill()
             raise
 
-    async def describe(self) -> Description:
+    async def describe(self) -> "Description":
         """See `wtb_ray.actors.nodes.NodeActor`."""
         try:
             async with asyncio.timeout(self._timeout_s):
-                return cast(Description, await self._asked("describe"))
+                return cast("Description", await self._asked("describe"))
         except TimeoutError as e:
             raise errors.EntryFailed(
                 f"importing node {self._name!r} took longer than {self._timeout_s:g} s",

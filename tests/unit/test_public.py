@@ -29,6 +29,13 @@ def test_importing_the_package_loads_nothing_else() -> None:
     assert run.stdout.strip() == "[]"
 
 
+def test_only_who_runs_graphs_waits_for_their_libraries() -> None:
+    """A stack starts a dozen processes, and only runners run graphs."""
+    code = "import sys, wtb_ray.serve.local; print(sys.modules.keys() & {'langgraph.graph', 'langsmith'})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
 @pytest.mark.parametrize("amount", [-1, float("nan"), float("inf"), True, "3"])
 def test_usage_is_a_number_from_nothing_on(amount: Any) -> None:
     with pytest.raises(errors.InvalidRequest, match="tokens="):
