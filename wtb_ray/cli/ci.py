@@ -78,7 +78,9 @@ def run(
     node_errors: batches.NodeErrors = "zero",
     share_nothing: batches.ShareNothing = False,
     interrupts: batches.Interrupts = "fail",
+    budget: batches.Budgets = None,
     version: batches.Version = None,
+    deadline: batches.Deadline = None,
     strict: batches.Strict = False,
     submission_id: SubmissionId = None,
     out: Out = None,
@@ -113,6 +115,8 @@ def run(
             "share_prefix": not share_nothing,
             "interrupts": interrupts,
             "version": pinned,
+            "deadline_s": deadline,
+            "budget": options.budget(budget) if budget else None,
         }
         request = flows.batch_request(project, bench.codes[project], rows, cases, specs, more)
         submission = Submission.of(request, submission_id)

@@ -118,7 +118,7 @@ class Run:
             JobFailed: The job ended before its batch did; has the end of its log.
         """
         batch = self.batch()
-        unfinished = batch is None or batch.status not in TERMINAL_BATCH
+        unfinished = _unfinished(batch)
         again = "the same command goes on with the batch"
         if job.status == "STOPPED":
             say(f"job {job.id} was stopped" + (f"; {again}" if unfinished else ""), style="red")
@@ -150,11 +150,8 @@ class Run:
                 time.sleep(POLL_S)
 
     def _cut_off(self, job: "Job") -> bool:
-        """Whether the job ended without having seen its batch to the end."""
-        if job.status == "FAILED":  # as it also is when the batch has failed
-            batch = self.batch()
-            return batch is None or batch.status not in TERMINAL_BATCH
-        return job.status == "STOPPED"
+        """Whether the job was stopped, or ended and its batch has not: whatever went on with it."""
+        return job.status == "STOPPED" or (job.ended and _unfinished(self.batch()))
 
     def _ours(self, job: "Job") -> "Job":
         if job.metadata.get(BATCH) != self.submission.batch_id:
@@ -168,6 +165,10 @@ class Run:
     def _tell(self, progress: Watcher) -> None:
         if self.batch() is not None:
             progress(self._bench.send(calls.progress(self.submission.batch_id)))
+
+
+def _unfinished(batch: Batch | None) -> bool:
+    return batch is None or batch.status not in TERMINAL_BATCH
 
 
 def _left(why: str) -> errors.Unavailable:
