@@ -1,5 +1,5 @@
 -- name: measure_executions
--- What stands with the steps on the path of each execution, and with those on its own branches.
+-- For each thread of each execution, what stands with the steps on its path, and on its own branches.
 WITH RECURSIVE chain AS (
     SELECT e.id, e.thread_id, NULL::integer AS last_step
     FROM executions e WHERE e.id = ANY(%(ids)s::text[])
@@ -14,26 +14,29 @@ WITH RECURSIVE chain AS (
     FROM (
         SELECT id, thread_id, false AS own, true AS passed, last_step FROM chain
         UNION ALL
-        SELECT execution_id, thread_id, true, false, NULL
-        FROM branches WHERE execution_id = ANY(%(ids)s::text[])
+        SELECT i.id, b.thread_id, true, false, NULL
+        FROM unnest(%(ids)s::text[]) AS i (id) CROSS JOIN LATERAL (
+            SELECT thread_id FROM branches WHERE execution_id = i.id OFFSET 0) b
     ) seen GROUP BY id, thread_id
-), made AS (
-    SELECT p.id, p.own, p.passed AND (p.last_step IS NULL OR s.step <= p.last_step) AS on_path,
-           s.duration_ms, s.nodes, json_array_length(s.nodes::json) AS runs,
-           s.nodes LIKE '%%"usage"%%' AS used
-    FROM place p JOIN steps s ON s.thread_id = p.thread_id
-), total AS (
-    SELECT id, sum(duration_ms) FILTER (WHERE on_path) AS path_ms,
+)
+SELECT e.id, e.batch_id, e.spent, e.spent_tokens, e.cut_off, m.path_ms, m.path_runs, m.path_nodes,
+       m.own_ms, m.own_runs, m.own_nodes
+FROM place p JOIN executions e ON e.id = p.id AND e.id = ANY(%(ids)s::text[])
+-- Aggregated thread by thread, so that never the whole of a table without statistics is joined.
+CROSS JOIN LATERAL (
+    SELECT sum(duration_ms) FILTER (WHERE on_path) AS path_ms,
            (sum(runs) FILTER (WHERE on_path))::integer AS path_runs,
            array_agg(nodes) FILTER (WHERE on_path AND used) AS path_nodes,
-           sum(duration_ms) FILTER (WHERE own) AS own_ms,
-           (sum(runs) FILTER (WHERE own))::integer AS own_runs,
-           array_agg(nodes) FILTER (WHERE own AND used) AS own_nodes
-    FROM made GROUP BY id
-)
-SELECT e.id, e.batch_id, e.spent, e.spent_tokens, e.cut_off, t.path_ms, t.path_runs, t.path_nodes,
-       t.own_ms, t.own_runs, t.own_nodes
-FROM executions e LEFT JOIN total t ON t.id = e.id WHERE e.id = ANY(%(ids)s::text[])
+           sum(duration_ms) FILTER (WHERE p.own) AS own_ms,
+           (sum(runs) FILTER (WHERE p.own))::integer AS own_runs,
+           array_agg(nodes) FILTER (WHERE p.own AND used) AS own_nodes
+    FROM (
+        SELECT p.passed AND (p.last_step IS NULL OR s.step <= p.last_step) AS on_path,
+               s.duration_ms, s.nodes, json_array_length(s.nodes::json) AS runs,
+               s.nodes LIKE '%%"usage"%%' AS used
+        FROM steps s WHERE s.thread_id = p.thread_id
+    ) made
+) m
 
 -- name: add_spendings
 INSERT INTO batch_spendings AS s (batch_id, shard, node_runs, duration_ms, tokens, usage)

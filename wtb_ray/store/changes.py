@@ -139,7 +139,7 @@ async def _change_executions(conn: Connection, changes: Sequence[Change]) -> lis
                 for c, m in zip(changes, found, strict=True)
             ],
             "usages": [canonical(m.path.usage) for m in found],
-            "spent": [canonical(m.spent.model_dump()) for m in found],
+            "spent": [canonical(m.spent._asdict()) for m in found],
             "tokens": [m.spent_tokens for m in found],
             "cut_off": [canonical(m.cut_off) for m in found],
             "terminal": [str(s) for s in states.TERMINAL_EXECUTION],

@@ -20,16 +20,24 @@ from wtb_ray.store.sql import SQL
 Usage = Mapping[str, float]
 
 
+class Sum(NamedTuple):
+    """As `Cost`, for sums that are made in great numbers."""
+
+    node_runs: int
+    duration_ms: float
+    usage: dict[str, float]
+
+
 class Measured(NamedTuple):
     """What one execution has cost and spent by now."""
 
     batch_id: str | None
-    path: Cost
-    spent: Cost
+    path: Sum
+    spent: Sum
     spent_tokens: float
     cut_off: dict[str, float]
     """What was used in steps that are not stored."""
-    more: Cost
+    more: Sum
     """What it has spent since it was measured the last time."""
     more_tokens: float
     stored: bool
@@ -43,44 +51,46 @@ async def measure(conn: Connection, cut_off: Mapping[str, Usage]) -> dict[str, M
         conn: The transaction.
         cut_off: By execution, what nodes have used in a step that will not be stored.
     """
-    cursor = await conn.execute(SQL["measure_executions"], {"ids": list(cut_off)})
-    return {row["id"]: _measured(row, cut_off[row["id"]]) for row in await cursor.fetchall()}
+    threads: dict[str, list[DictRow]] = {}
+    async for row in await conn.execute(SQL["measure_executions"], {"ids": list(cut_off)}):
+        threads.setdefault(row["id"], []).append(row)
+    return {id: _measured(rows, cut_off[id]) for id, rows in threads.items()}
 
 
-def _measured(row: DictRow, cut_off: Usage) -> Measured:
-    before = Cost() if row["spent"] is None else Cost.model_validate_json(row["spent"])
-    lost = summed([orjson.loads(row["cut_off"]), cut_off])
-    own = _usages(row["own_nodes"])
-    spent = Cost(
-        node_runs=row["own_runs"] or 0,
-        duration_ms=row["own_ms"] or 0.0,
-        usage=summed([*own, lost]),
-    )
+def _measured(threads: Sequence[DictRow], cut_off: Usage) -> Measured:
+    first = threads[0]
+    before = Sum(0, 0.0, {}) if first["spent"] is None else Sum(**orjson.loads(first["spent"]))
+    lost = summed([orjson.loads(first["cut_off"]), cut_off])
+    own = _usages(threads, "own_nodes")
+    spent = _sum(threads, "own", [*own, lost])
     tokens = sum(map(tokens_of, own)) + tokens_of(lost)
-    negative = {key: -amount for key, amount in before.usage.items()}
     return Measured(
-        batch_id=row["batch_id"],
-        path=Cost(
-            node_runs=row["path_runs"] or 0,
-            duration_ms=row["path_ms"] or 0.0,
-            usage=summed([*_usages(row["path_nodes"]), cut_off]),
-        ),
+        batch_id=first["batch_id"],
+        path=_sum(threads, "path", [*_usages(threads, "path_nodes"), cut_off]),
         spent=spent,
         spent_tokens=tokens,
         cut_off=lost,
-        more=Cost(
-            node_runs=spent.node_runs - before.node_runs,
-            duration_ms=spent.duration_ms - before.duration_ms,
-            usage=summed([spent.usage, negative]),
+        more=Sum(
+            spent.node_runs - before.node_runs,
+            spent.duration_ms - before.duration_ms,
+            summed([spent.usage, {key: -amount for key, amount in before.usage.items()}]),
         ),
-        more_tokens=tokens - row["spent_tokens"],
-        stored=row["path_runs"] is not None,
+        more_tokens=tokens - first["spent_tokens"],
+        stored=any(row["path_runs"] is not None for row in threads),
     )
 
 
-def _usages(nodes: Sequence[str] | None) -> list[Usage]:
-    runs = (run for text in nodes or () for run in orjson.loads(text))
-    return [run["usage"] for run in runs if run.get("usage")]
+def _sum(threads: Sequence[DictRow], what: str, usages: Sequence[Usage]) -> Sum:
+    return Sum(
+        sum(row[f"{what}_runs"] or 0 for row in threads),
+        sum(row[f"{what}_ms"] or 0.0 for row in threads),
+        summed(usages),
+    )
+
+
+def _usages(threads: Sequence[DictRow], column: str) -> list[Usage]:
+    texts = (text for row in threads for text in row[column] or ())
+    return [run["usage"] for text in texts for run in orjson.loads(text) if run.get("usage")]
 
 
 def summed(usages: Iterable[Usage]) -> dict[str, float]:
@@ -96,7 +106,7 @@ async def spend(conn: Connection, measured: Iterable[Measured]) -> None:
     """Adds what executions have spent to the sums of their batches."""
     batches: dict[str, list[Measured]] = {}
     for one in measured:
-        if one.batch_id is not None and one.more != Cost():
+        if one.batch_id is not None and (any(one.more[:2]) or one.more.usage):
             batches.setdefault(one.batch_id, []).append(one)
     if not batches:
         return
