@@ -14,7 +14,7 @@ from wtb_ray.actors.runner import VariantRunner
 from wtb_ray.actors.scheduler import BatchScheduler
 from wtb_ray.db import Database
 from wtb_ray.events import Cursor
-from wtb_ray.fleet import Runner
+from wtb_ray.fleet import Room, Runner
 from wtb_ray.model import (
     Assignment,
     Batch,
@@ -49,6 +49,7 @@ class LocalRunners:
         self.settings, self.url = settings, url
         self.runners: dict[str, VariantRunner] = {}
         self.dead: set[str] = set()
+        self.room_for = 100
 
     async def spawn(self, spec: ProjectSpec, *, solo: bool = False) -> str:
         runner = VariantRunner(new_id("r"), spec, self.settings, self.url, solo)
@@ -56,6 +57,9 @@ class LocalRunners:
         await runner.prepare()
         await runner.start()
         return runner.id
+
+    async def room(self) -> Room:
+        return Room(runners=self.room_for)
 
     def worker(self, runner: Runner) -> Worker:
         owner = self
