@@ -49,7 +49,7 @@ class LocalRunners:
         self.settings, self.url = settings, url
         self.runners: dict[str, VariantRunner] = {}
         self.dead: set[str] = set()
-        self.room_for = 100
+        self.capacity, self.no_room = 100, ""
 
     async def spawn(self, spec: ProjectSpec, *, solo: bool = False) -> str:
         runner = VariantRunner(new_id("r"), spec, self.settings, self.url, solo)
@@ -59,7 +59,8 @@ class LocalRunners:
         return runner.id
 
     async def room(self) -> Room:
-        return Room(runners=self.room_for)
+        left = max(0, self.capacity - len(self.runners.keys() - self.dead))
+        return Room(runners=left, reason=None if left else self.no_room)
 
     def worker(self, runner: Runner) -> Worker:
         owner = self

@@ -241,6 +241,7 @@ class BatchScheduler:
 
         Runners beyond a pool's share get no more work once others lack them, and end when empty.
         """
+        pools = sorted(pools, key=lambda p: (-p.want.priority, p.want.have) if p.want else (0, 0))
         wants = [pool.want for pool in pools if pool.want is not None]
         have = sum(want.have for want in wants)
         most = max(0, self._settings.runners_max - sum(pool.kept for pool in pools))
@@ -252,11 +253,12 @@ class BatchScheduler:
                 most, why = placed, room.reason or "the hosts have no room for another runner"
         granted = fleet.grants(wants, most)
         given_up = fleet.surplus(wants, granted, most)
+        free = most - have
         for pool in pools:
-            if pool.want is not None:
-                await self._give_up(pool, given_up.get(pool.want.pool, 0))
-                self._start_missing(pool, granted[pool.want.pool] - pool.want.have)
-                unserved = pool.want.wanted > 0 and not pool.want.have and not pool.spawning
+            if (want := pool.want) is not None:
+                await self._give_up(pool, given_up.get(want.pool, 0))
+                free -= self._start_missing(pool, min(free, granted[want.pool] - want.have))
+                unserved = want.wanted > 0 and not want.have and not pool.spawning
                 pool.reason = (pool.trouble or why) if unserved else None
         await self._tell(pools)
 
@@ -268,12 +270,16 @@ class BatchScheduler:
             if runner.in_flight == 0 and await self._store.leases.retire(runner.id):
                 log.info("runner %s makes room", runner.id, extra={"action": "retire"})
 
-    def _start_missing(self, pool: _Pool, missing: int) -> None:
-        if missing > 0 and time.monotonic() >= pool.not_before:
-            for _ in range(1 if pool.failures else missing):
-                task = asyncio.create_task(self._spawn(pool, pool.failures))
-                pool.spawning.add(task)
-                task.add_done_callback(pool.spawning.discard)
+    def _start_missing(self, pool: _Pool, missing: int) -> int:
+        """Starts runners unless the last one failed just now; gives how many."""
+        if missing <= 0 or time.monotonic() < pool.not_before:
+            return 0
+        count = 1 if pool.failures else missing
+        for _ in range(count):
+            task = asyncio.create_task(self._spawn(pool, pool.failures))
+            pool.spawning.add(task)
+            task.add_done_callback(pool.spawning.discard)
+        return count
 
     async def _tell(self, pools: Sequence[_Pool]) -> None:
         """Has whoever waits in vain say why, once."""
