@@ -1,6 +1,7 @@
 """A graph whose one node says that it has started and waits until it is let go."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import TypedDict
 
 from langgraph.graph import START, StateGraph
@@ -10,6 +11,8 @@ STARTED: list[int] = []
 LET_GO: set[int] = set()
 ALL: asyncio.Event = asyncio.Event()
 """Set: whoever waits goes on."""
+DEEDS: dict[int, Callable[[], Awaitable[None]]] = {}
+"""What nodes do first, by their input."""
 HOARD: dict[int, bytearray] = {}
 """Memory that nodes hold, by their input."""
 
@@ -23,6 +26,8 @@ class State(TypedDict, total=False):
 async def wait(state: State) -> State:
     x = state["x"]
     STARTED.append(x)
+    if x in DEEDS:
+        await DEEDS[x]()
     if state.get("mib"):
         HOARD[x] = bytearray(b"1") * (state["mib"] << 20)
     while x not in LET_GO and not ALL.is_set():
@@ -49,4 +54,5 @@ def reset() -> None:
     STARTED.clear()
     LET_GO.clear()
     HOARD.clear()
+    DEEDS.clear()
     ALL.clear()

@@ -86,7 +86,7 @@ class Settings(BaseSettings):
     integrity_grace_s: PositiveFloat = 86_400.0
     """A repair deletes nothing that is younger, whoever has lost it."""
     idle_pool_s: PositiveFloat = 300.0
-    """A pool without work is closed after this time."""
+    """A runner without work ends after this time, but for the least of a version that has work."""
     idle_node_s: PositiveFloat = 30.0
     """The actor of a node that holds resources is ended when it was not called for this time."""
     secrets_dir: Path | None = None

@@ -236,6 +236,40 @@ async def test_no_more_runners_are_started_than_there_is_room_for(url: str, tmp_
         assert len(bench.runners.runners) == 2
 
 
+async def test_one_that_kills_its_process_fails_alone_without_waiting_for_leases(
+    url: str, tmp_path: Path
+) -> None:
+    """A death is certain when a process is gone and half of its lease has passed in silence."""
+    settings = {"runners_per_pool": 2, "lease_ttl_s": 2.0, "runner_slots": 20, "chunk_size": 20}
+    async with fleet(url, tmp_path, **settings) as bench:
+
+        async def die() -> None:
+            rows = (await bench.store.cells.list(batch.id, 100)).items
+            [deadly] = [row.execution_id for row in rows if row.case_id == "c13"]
+            owner = (await bench.store.executions.get(deadly or "")).owner
+            assert owner is not None
+            await bench.runners.kill(owner)
+            await asyncio.sleep(60)
+
+        gates.DEEDS[13] = die
+        version = await bench.register(SPEC)
+        batch = await bench.batch(version, [{}], cases(0, 20))
+        await until(lambda: has_started(13, 1, 2))
+        gates.ALL.set()
+        assert (await bench.ended(batch)).counts == {"DONE": 19, "FAILED": 1}
+        rows = (await bench.store.cells.list(batch.id, 100)).items
+        [failed] = [row for row in rows if row.status == "FAILED"]
+        assert failed.case_id == "c13"
+        assert (failed.error or {})["type"] == "RunnerDied"
+        assert gates.STARTED.count(13) == 3  # twice beside others, once alone
+        ended = (await bench.store.executions.list(limit=100, batch_id=batch.id)).items
+        assert Counter(e.status for e in ended) == {E.COMPLETED: 19, E.FAILED: 1}
+        lost = [
+            r for r in await bench.store.events.read(Cursor.START, 5000) if r.type == "runner.lost"
+        ]
+        assert sum(r.payload["reason"] == "process died" for r in lost) == 3
+
+
 async def test_two_thousand_executions_are_in_flight_in_one_runner(
     url: str, tmp_path: Path
 ) -> None:

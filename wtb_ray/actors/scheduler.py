@@ -6,6 +6,7 @@ work is claimed with SKIP LOCKED under the runner's own lease; the singleton lea
 """
 
 import asyncio
+import contextlib
 import logging
 import math
 import time
@@ -115,11 +116,13 @@ class BatchScheduler:
         return self._configuration
 
     async def close(self) -> None:
-        """Ends all of its tasks; what runs goes on running."""
+        """Ends all of its tasks and lets another one take over at once; what runs goes on running."""
         tasks = [self._loop, *(t for p in self._pools.values() for t in (*p.tasks, *p.spawning))]
         await ended(*tasks)
         for pool in self._pools.values():
             await pool.workers.close()
+        with contextlib.suppress(errors.Unavailable):  # then it runs out
+            await self._store.leases.release(ACTOR, self._holder)
         await self._db.close()
 
     async def _run(self) -> None:
