@@ -133,8 +133,10 @@ class ActorLifecycle:
         await self._cellar.cool(due)
 
     async def _round(self) -> None:
+        # Asked first: what is given to a runner meanwhile is seen there.
+        working = await self._working() if self._settings.runners_min else set()
         runners, now = await self._store.leases.runners(), time.monotonic()
-        self._least = await self._kept(runners)
+        self._least = self._kept(runners, working)
         self._expired = {r.id: self._expired.get(r.id, now) for r in runners if r.expired}
         for runner in runners:
             try:
@@ -144,14 +146,14 @@ class ActorLifecycle:
             except Exception:  # trouble with one runner must not keep the others from being reaped
                 log.exception("runner %s not looked after", runner.id, extra={"action": "reap"})
 
-    async def _kept(self, runners: Sequence[Runner]) -> set[str]:
+    async def _working(self) -> set[str]:
+        """Versions that work waits for."""
+        return {demand.version for demand in await self._store.executions.demand()}
+
+    def _kept(self, runners: Sequence[Runner], working: set[str]) -> set[str]:
         """Runners that stay although they are idle: the least of each version that has work."""
-        if not self._settings.runners_min:
-            return set()
-        working = {d.version for d in await self._store.executions.demand()}
-        working |= {r.pool for r in runners if r.in_flight}
         kept: set[str] = set()
-        for version in working:
+        for version in working | {r.pool for r in runners if r.in_flight}:
             serving = [
                 r.id
                 for r in sorted(runners, key=lambda r: r.in_flight, reverse=True)
