@@ -32,6 +32,7 @@ from wtb_ray.settings import Settings
 from wtb_ray.store import Store
 
 ROOT = Path(__file__).parents[1] / "projects" / "faults"
+pytestmark = pytest.mark.timeout(300)
 SCORERS = (ScorerSpec(name="exact", args={"field": "total"}),)
 
 
@@ -101,7 +102,7 @@ def cases(n: int, trace: Path, **more: Any) -> list[Case]:
 
 async def outcome(bench: Bench, batch: Batch, n: int) -> dict[str, Any]:
     """Errors by case; all others are done, right, and counted once."""
-    await bench.ended(batch, 100)
+    await bench.ended(batch, 200)
     rows = (await bench.store.cells.list(batch.id, 1000)).items
     assert len(rows) == len({row.case_id for row in rows}) == n
     done = [row for row in rows if row.status == "DONE"]
@@ -177,7 +178,6 @@ async def test_a_runner_that_no_host_can_hold_is_not_asked_for(hosts: Hosts) -> 
     assert (await RayRunners(hosts.settings, hosts.url).room()).runners > 0
 
 
-@pytest.mark.timeout(240)
 async def test_the_loss_of_a_host_costs_no_cell_and_doubles_none(
     hosts: Hosts, tmp_path: Path
 ) -> None:
@@ -205,7 +205,6 @@ async def busy_on(bench: Bench, host: str) -> int:
     return sum(r.in_flight for r in runners if f"runner:{r.id}" in there)
 
 
-@pytest.mark.timeout(240)
 async def test_one_that_kills_its_process_fails_alone_and_soon(
     hosts: Hosts, tmp_path: Path
 ) -> None:
