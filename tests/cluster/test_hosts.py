@@ -183,14 +183,16 @@ async def test_the_loss_of_a_host_costs_no_cell_and_doubles_none(
 ) -> None:
     n = 120
     async with working(hosts) as (bench, version):
-        batch = await bench.batch(version, [{}], cases(n, tmp_path / "trace"), scorers=SCORERS)
-        async with asyncio.timeout(100):
+        test_cases = cases(n, tmp_path / "trace", deed="wait")
+        batch = await bench.batch(version, [{}], test_cases, scorers=SCORERS)
+        async with asyncio.timeout(200):
             while len(await hosts_of_runners(bench)) < 2:
                 await asyncio.sleep(0.1)
             lost = hosts.other.node_id
             while not await busy_on(bench, lost):
                 await asyncio.sleep(0.05)
         await asyncio.to_thread(hosts.cluster.remove_node, hosts.other, allow_graceful=False)
+        (tmp_path / "trace.go").touch()
         assert await outcome(bench, batch, n) == {}
         assert set(await hosts_of_runners(bench)) <= {hosts.head}
         runs = Counter((tmp_path / "trace").read_text().split("\n"))
