@@ -22,6 +22,7 @@ from wtb_ray.actors.audit import AuditSink
 from wtb_ray.actors.files import FileTracker
 from wtb_ray.actors.integrity import IntegrityChecker
 from wtb_ray.actors.lifecycle import ActorLifecycle
+from wtb_ray.actors.pool import Undelivered
 from wtb_ray.actors.postgres import EmbeddedPostgres
 from wtb_ray.actors.scheduler import BatchScheduler
 from wtb_ray.db import Database, migrate
@@ -187,7 +188,7 @@ class RayWorker:
     async def run(self, chunk: Sequence[Assignment]) -> int:
         handle = await asyncio.to_thread(find, f"runner:{self.id}")
         if handle is None:
-            raise errors.RunnerUnavailable(f"runner {self.id} is gone", runner=self.id)
+            raise Undelivered(f"runner {self.id} is gone")
         try:
             return cast(int, await handle.run.remote(list(chunk)))
         except RayActorError as e:

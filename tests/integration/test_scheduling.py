@@ -9,7 +9,7 @@ import pytest_asyncio
 
 from wtb_ray import graphs, plan
 from wtb_ray.actors.lifecycle import ActorLifecycle
-from wtb_ray.actors.pool import Worker
+from wtb_ray.actors.pool import Undelivered, Worker
 from wtb_ray.actors.runner import VariantRunner
 from wtb_ray.actors.scheduler import BatchScheduler
 from wtb_ray.db import Database
@@ -70,7 +70,7 @@ class LocalRunners:
 
             async def run(self, chunk: Sequence[Assignment]) -> int:
                 if self.id in owner.dead:
-                    raise ConnectionError("dead")
+                    raise Undelivered("dead")
                 return await owner.runners[self.id].run(chunk)
 
         return Local()

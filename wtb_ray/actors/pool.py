@@ -14,6 +14,10 @@ from typing import Protocol
 from wtb_ray.model import Assignment
 
 
+class Undelivered(Exception):
+    """The chunk was never sent: its worker was gone already."""
+
+
 class Worker(Protocol):
     """Someone who takes chunks of work."""
 
@@ -24,7 +28,11 @@ class Worker(Protocol):
     def slots(self) -> int: ...
 
     async def run(self, chunk: Sequence[Assignment]) -> int:
-        """Takes the chunk; returns once there is room for more, with the number of free slots."""
+        """Takes the chunk; returns once there is room for more, with the number of free slots.
+
+        Raises:
+            Undelivered: The worker has certainly seen nothing of it.
+        """
         ...
 
 
@@ -114,7 +122,7 @@ class ActorPool:
         """Sends a chunk to a worker that `pop_idle` gave; the outcome comes from `get_next_unordered`."""
         member = self._members.get(worker.id)
         if member is None:
-            error = RuntimeError(f"worker {worker.id} is not in the pool any more")
+            error = Undelivered(f"worker {worker.id} is not in the pool any more")
             self._done.put_nowait(Done(worker.id, chunk, error))
             return
         member.taken = False

@@ -273,13 +273,8 @@ class VariantRunner:
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
-        watches = (
-            self._return_undelivered(),
-            self._hear_wishes(),
-            self._memory.run(epoch),
-            self._sweep(),
-        )
-        self._watching = [asyncio.create_task(watch) for watch in watches]
+        own = (self._return_undelivered(), self._hear_wishes(), self._memory.run(epoch))
+        self._watching = [asyncio.create_task(watch) for watch in (*own, self._sweep())]
         await self._store.leases.ready(self.id, epoch)
 
     async def _register_base(self) -> str:
@@ -309,9 +304,7 @@ class VariantRunner:
 
     def _free(self) -> int:
         """Free slots: none while memory is short, but one while nothing runs, so that work goes on."""
-        if self._memory.shortage is not None:
-            return int(self._busy == 0)
-        return self._slots - self._busy
+        return self._slots - self._busy if self._memory.shortage is None else int(self._busy == 0)
 
     async def _more_room(self) -> None:
         """Has whoever waits for room look again."""

@@ -15,13 +15,14 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from wtb_ray import errors, fleet, telemetry
-from wtb_ray.actors.pool import ActorPool, Worker
+from wtb_ray.actors.pool import ActorPool, Done, Undelivered, Worker
 from wtb_ray.actors.runners import Runners
 from wtb_ray.db import Database, ended
 from wtb_ray.fleet import Demand, Pool, Runner, Share, Want
 from wtb_ray.model import Assignment, Batch, ProjectVersion, new_id
 from wtb_ray.settings import Settings, configuration
 from wtb_ray.store import Store
+from wtb_ray.store.settlements import DRAINED, Settlement
 
 log = logging.getLogger(__name__)
 
@@ -433,4 +434,17 @@ class BatchScheduler:
                     done.error,
                     extra={"action": "chunk_failed"},
                 )
+                if isinstance(done.error, Undelivered):
+                    await self._give_back(done)
                 self._wake.set()
+
+    async def _give_back(self, done: Done) -> None:
+        """What never reached its runner waits again, and that one's death is not held against it."""
+        lost = [
+            Settlement(one.execution_id, one.epoch, done.worker, "requeue", reason=DRAINED)
+            for one in done.chunk
+        ]
+        try:
+            await self._store.executions.settle(lost, actor=ACTOR)
+        except errors.Unavailable as e:  # it goes back when the runner is buried
+            log.warning("undelivered work not returned: %s", e, extra={"action": "chunk_failed"})
