@@ -22,12 +22,14 @@ from wtb_ray.actors.audit import AuditSink
 from wtb_ray.actors.files import FileTracker
 from wtb_ray.actors.integrity import IntegrityChecker
 from wtb_ray.actors.lifecycle import ActorLifecycle
+from wtb_ray.actors.pool import Undelivered
 from wtb_ray.actors.postgres import EmbeddedPostgres
 from wtb_ray.actors.scheduler import BatchScheduler
 from wtb_ray.db import Database, migrate
-from wtb_ray.fleet import Runner
+from wtb_ray.fleet import Room, Runner
+from wtb_ray.memory import MIB
 from wtb_ray.model import NAMESPACE, Assignment, GraphInfo, ProjectSpec, ScorerSpec, new_id
-from wtb_ray.placement import CACHE, Placement, RayNodes, unwrap
+from wtb_ray.placement import CACHE, Placement, RayNodes, reserved, room, unwrap
 from wtb_ray.settings import Settings, configuration
 from wtb_ray.store.leases import Leases
 
@@ -51,6 +53,7 @@ RUNNER: Final[dict[str, Any]] = {
 SHUTDOWN_ORDER: Final = ("scheduler", "lifecycle", "integrity", "files")
 """They end first; the audit ends behind the runners, since it seals what those have written."""
 START_TIMEOUT_S: Final = 60.0
+A_RUNNER: Final = "a runner (WTB_RUNNER_CPUS, WTB_RUNNER_MEMORY_MB)"
 SHUTDOWN: Final = "shutdown"
 """Who ends what is left when everything ends."""
 
@@ -185,7 +188,7 @@ class RayWorker:
     async def run(self, chunk: Sequence[Assignment]) -> int:
         handle = await asyncio.to_thread(find, f"runner:{self.id}")
         if handle is None:
-            raise errors.RunnerUnavailable(f"runner {self.id} is gone", runner=self.id)
+            raise Undelivered(f"runner {self.id} is gone")
         try:
             return cast(int, await handle.run.remote(list(chunk)))
         except RayActorError as e:
@@ -199,6 +202,9 @@ class RayRunners:
         self._settings = settings.for_runners()
         self._url = url
         self._placement = Placement(self._settings, url)
+        self._asked = {"CPU": settings.runner_cpus}
+        if settings.runner_memory_mb is not None:
+            self._asked["memory"] = settings.runner_memory_mb * MIB
 
     async def spawn(self, spec: ProjectSpec, *, solo: bool = False) -> str:
         runner_id, _ = await self._start(spec, solo, describe=False)
@@ -218,11 +224,12 @@ class RayRunners:
         from wtb_ray.actors.runner import VariantRunner  # noqa: PLC0415  # brings LangGraph along
 
         runner_id = new_id("r")
-        name, cpus = f"runner:{runner_id}", self._settings.runner_cpus
         manager = spec.environment.uv_manager_url if spec.environment is not None else None
-        placed = await self._placement.placed(spec.environment_of_all, spec.bundle, manager)
+        placed = await self._placement.placed(
+            spec.environment_of_all, spec.bundle, manager, asked=self._asked, whom=A_RUNNER
+        )
         actor = ray.remote(VariantRunner).options(
-            **RUNNER, **placed.options, name=name, num_cpus=cpus
+            **RUNNER, **reserved(self._asked), **placed.options, name=f"runner:{runner_id}"
         )
         nodes = RayNodes(self._settings, self._url)
         make = partial(actor.remote, runner_id, spec, self._settings, self._url, solo)
@@ -312,6 +319,9 @@ class RayRunners:
             if isinstance(cause, errors.WTBError):
                 raise cause from e
             raise errors.RunnerUnavailable(f"{method} failed: {cause}", runner=runner_id) from e
+
+    async def room(self) -> Room:
+        return await asyncio.to_thread(room, self._asked, A_RUNNER)
 
     def worker(self, runner: Runner) -> RayWorker:
         return RayWorker(runner.id, runner.slots)

@@ -456,6 +456,24 @@ class RunnerLagged(Event):
     nodes: list[str]
 
 
+class RunnerShort(Event):
+    """A runner takes no more work until there is memory again."""
+
+    type: Literal["runner.short"] = "runner.short"
+    runner: str
+    whose: str
+    """`process` or `host`."""
+    reason: str
+
+
+class RunnerUnplaced(Event):
+    """No runner can be started for a version, so that its work waits."""
+
+    type: Literal["runner.unplaced"] = "runner.unplaced"
+    version: str
+    reason: str
+
+
 class ObjectsCollected(Event):
     type: Literal["objects.collected"] = "objects.collected"
     collection: int
@@ -560,6 +578,8 @@ AnyEvent = Annotated[
     | RunnerStarted
     | RunnerLost
     | RunnerLagged
+    | RunnerShort
+    | RunnerUnplaced
     | LeaderboardComputed
     | IntegrityChecked
     | IntegrityRepaired

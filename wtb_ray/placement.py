@@ -1,16 +1,18 @@
 """Where processes run: the host with the resources and the environment that they need.
 
 Environments are built on the host where they are used, by the `VenvCache` actor there. A process in
-one is bound to its host. Without an environment or a workspace to be near to, Ray chooses.
+one is bound to its host: one that has room, rather with the environment built already, rather with
+little to do. Without an environment or a workspace to be near to, Ray spreads processes over hosts.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 import ray
+from ray._private import state
 from ray.actor import ActorHandle
 from ray.exceptions import ActorUnschedulableError, RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -18,10 +20,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from wtb_ray import errors
 from wtb_ray.actors.venvs import VenvCache
 from wtb_ray.bindings import Apart
+from wtb_ray.db import Database
 from wtb_ray.environment import EnvSpec, Venv
+from wtb_ray.fleet import Room
 from wtb_ray.model import NAMESPACE, RUNNER_ENV, ProjectSpec, new_id
 from wtb_ray.secret_values import DIRECTORY_ENV
 from wtb_ray.settings import Settings, configuration
+from wtb_ray.store import Store
 
 if TYPE_CHECKING:  # brings LangGraph along
     from wtb_ray.apartness import Description
@@ -31,6 +36,8 @@ log = logging.getLogger(__name__)
 START_TIMEOUT_S: Final = 60.0
 SPARE_CALLS: Final = 8
 """Calls that look after a node's process, beside those that run the node."""
+ROUNDING: Final = 1e-4
+"""What Ray's sums of fractions may be off; it counts in ten-thousandths."""
 CACHE: Final = "venvs:"
 """Beginning of the names of the caches; the rest is Ray's id of the host."""
 OPTIONS: Final[dict[str, Any]] = {
@@ -87,9 +94,9 @@ class Placement:
         bundle: str | None,
         manager: str | None = None,
         *,
-        asked: Mapping[str, float] | None = None,
+        asked: Mapping[str, float],
         host: str | None = None,
-        node: str = "",
+        whom: str,
     ) -> Placed:
         """What a process is started with, with its environment built where it will be.
 
@@ -99,19 +106,19 @@ class Placement:
             manager: `host:port` of the service that resolves and builds; None: the host itself.
             asked: Resources, by Ray's names.
             host: Ray's id of the host that it has to be on; None: any.
-            node: For whom, in messages.
+            whom: Who asks, in messages.
 
         Raises:
             EnvironmentFailed: The environment cannot be built.
             ResourcesUnavailable: No host has these resources.
             Unavailable: The host's cache does not answer.
         """
-        able = await asyncio.to_thread(_able, dict(asked or {}), host, node)
-        options: dict[str, Any] = {}
+        able = await asyncio.to_thread(_able, asked, host, whom)
+        options: dict[str, Any] = {"scheduling_strategy": "SPREAD"}
         runtime: dict[str, Any] = {"env_vars": variables(self._settings, environment)}
         venv, digest = None, ""
         if environment is not None:
-            host = host or await _picked(able, dict(asked or {}))
+            host = host or await self._picked(able, asked, environment)
             found = await self.acquire(host, environment, bundle, manager)
             digest = found.environment
             if found.python is not None:
@@ -120,6 +127,19 @@ class Placement:
         if host is not None:
             options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(host, soft=False)
         return Placed({**options, "runtime_env": runtime}, venv, digest)
+
+    async def _picked(
+        self, able: Sequence[str], asked: Mapping[str, float], environment: EnvSpec
+    ) -> str:
+        """A host with room if there is one, where the environment is built, with most left."""
+        if len(able) == 1:
+            return able[0]
+        free = await asyncio.to_thread(state.available_resources_per_node)
+        async with Database(self._url, size=1, name="wtb-placement") as db:
+            warm = await Store(db).venvs.hosts_with(environment)
+        return max(
+            able, key=lambda id: (_fits(free.get(id, {}), asked), id in warm, _left(free, id))
+        )
 
     async def acquire(
         self, host: str, environment: EnvSpec, bundle: str | None, manager: str | None = None
@@ -199,13 +219,18 @@ class RayNodes:
         environment = apart.environment or spec.environment_of_all
         manager = spec.environment.uv_manager_url if spec.environment is not None else None
         placed = await self._placement.placed(
-            environment, spec.bundle, manager, asked=asked, host=host, node=apart.node
+            environment,
+            spec.bundle,
+            manager,
+            asked={"CPU": self._settings.runner_cpus, **asked},
+            host=host,
+            whom=f"node {apart.node!r}",
         )
         at_once = resources.at_once() if resources is not None else 16
         handle = await asyncio.to_thread(
             ray.remote(NodeProcess)
             .options(
-                **_reserved(asked, self._settings.runner_cpus),
+                **reserved({"CPU": self._settings.runner_cpus, **asked}),
                 **placed.options,
                 name=f"node:{apart.node}:{new_id('n')}",
                 namespace=NAMESPACE,
@@ -304,52 +329,64 @@ class RayNode:
         )
 
 
-def _reserved(asked: Mapping[str, float], cpus: float) -> dict[str, Any]:
-    """Ray's options for resources; what is not asked for is what a runner has."""
+def reserved(asked: Mapping[str, float]) -> dict[str, Any]:
+    """Ray's options for resources."""
     named = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
     options: dict[str, Any] = {named[k]: v for k, v in asked.items() if k in named and v}
-    options.setdefault("num_cpus", asked.get("CPU", cpus))
+    options.setdefault("num_cpus", 0)
     options["resources"] = {k: v for k, v in asked.items() if k not in named}
     if "memory" in options:
         options["memory"] = int(options["memory"])
     return options
 
 
-def _able(asked: dict[str, float], host: str | None, node: str) -> list[str]:
+def _able(asked: Mapping[str, float], host: str | None, whom: str) -> list[str]:
     """The hosts that have so much in all, whoever uses it now.
 
     Raises:
         ResourcesUnavailable: None has.
     """
     alive = [n for n in ray.nodes() if n["Alive"] and host in (None, n["NodeID"])]
-    able = [
-        n["NodeID"]
-        for n in alive
-        if all(n["Resources"].get(name, 0.0) >= amount for name, amount in asked.items())
-    ]
+    able = [n["NodeID"] for n in alive if _fits(n["Resources"], asked)]
     if able:
         return able
     most = {k: max((n["Resources"].get(k, 0.0) for n in alive), default=0.0) for k in asked}
     where = "no host has" if host is None else "the host of its workspace has not"
     raise errors.ResourcesUnavailable(
-        f"node {node!r} asks for {asked}, and {where} that; the most that there is: {most}",
-        node=node,
-        asked=asked,
+        f"{whom} asks for {dict(asked)}, and {where} that; the most that there is: {most}",
+        asked=dict(asked),
         most=most,
+        whom=whom,
         reason="no such resources",
     )
 
 
-async def _picked(able: list[str], asked: dict[str, float]) -> str:
-    """A host, by Ray's own choice where there are several."""
-    if len(able) == 1:
-        return able[0]
-    options = _reserved(asked, 0.0)
-    return cast(str, await _where.options(**options, scheduling_strategy="SPREAD").remote())
+def room(asked: Mapping[str, float], whom: str) -> Room:
+    """How many more processes with such resources the cluster has room for now."""
+    try:
+        able = _able(asked, None, whom)
+    except errors.ResourcesUnavailable as e:
+        return Room(runners=0, reason=e.message)
+    free = state.available_resources_per_node()
+    needed = {name: amount for name, amount in asked.items() if amount}
+    count = sum(
+        min(
+            int(free.get(id, {}).get(name, 0.0) / amount + ROUNDING)
+            for name, amount in needed.items()
+        )
+        for id in able
+    )
+    if count:
+        return Room(runners=count)
+    left = {name: max(free.get(id, {}).get(name, 0.0) for id in able) for name in needed}
+    return Room(
+        runners=0, reason=f"{whom} asks for {needed}; the most that a host has free: {left}"
+    )
 
 
-def _node_id() -> str:
-    return str(ray.get_runtime_context().get_node_id())
+def _fits(resources: Mapping[str, float], asked: Mapping[str, float]) -> bool:
+    return all(resources.get(name, 0.0) + ROUNDING >= amount for name, amount in asked.items())
 
 
-_where = ray.remote(num_cpus=0, max_retries=3)(_node_id)
+def _left(free: Mapping[str, Mapping[str, float]], host: str) -> float:
+    return free.get(host, {}).get("CPU", 0.0)

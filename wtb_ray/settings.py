@@ -13,6 +13,7 @@ from pydantic import (
     PositiveInt,
     SecretStr,
     field_validator,
+    model_validator,
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -54,8 +55,16 @@ class Settings(BaseSettings):
         default_factory=lambda: min(os.cpu_count() or 1, MOST_RUNNERS)
     )
     """Most runner processes that serve one version of one project."""
+    runners_min: NonNegativeInt = 0
+    """Least runner processes of a version that has work, however little waits."""
+    runners_max: PositiveInt = 64
+    """Most runner processes of all versions together; they share them equally."""
     runner_cpus: Annotated[float, Field(gt=0)] = 0.1
     """CPUs that Ray reserves for a runner."""
+    runner_memory_mb: PositiveInt | None = None
+    """A runner above so many MiB takes no more work, and Ray reserves them. Unset: half of its host, unreserved."""
+    memory_free: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """The part of a host's memory below which, left free, its runners take no more work."""
     chunk_size: PositiveInt = 32
     """Executions handed to a runner in one call."""
     lease_ttl_s: PositiveFloat = 15.0
@@ -77,7 +86,7 @@ class Settings(BaseSettings):
     integrity_grace_s: PositiveFloat = 86_400.0
     """A repair deletes nothing that is younger, whoever has lost it."""
     idle_pool_s: PositiveFloat = 300.0
-    """A pool without work is closed after this time."""
+    """A runner without work ends after this time, but for the least of a version that has work."""
     idle_node_s: PositiveFloat = 30.0
     """The actor of a node that holds resources is ended when it was not called for this time."""
     secrets_dir: Path | None = None
@@ -127,6 +136,15 @@ class Settings(BaseSettings):
         if any(len(key) < cls.AUDIT_KEY_MIN for key in value.get_secret_value().split(",")):
             raise ValueError(f"a key has at least {cls.AUDIT_KEY_MIN} characters")
         return value
+
+    @model_validator(mode="after")
+    def _bounds(self) -> "Settings":
+        if self.runners_min > self.runners_per_pool:
+            raise ValueError(
+                f"runners_min is {self.runners_min}, more than runners_per_pool,"
+                f" which is {self.runners_per_pool}"
+            )
+        return self
 
     def audit_keys(self) -> list[str]:
         """The audit keys that are set, the one that signs first."""

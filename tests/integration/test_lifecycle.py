@@ -10,7 +10,7 @@ from tests.integration.store_bench import StoreBench
 from wtb_ray.actors.lifecycle import ActorLifecycle
 from wtb_ray.actors.pool import Worker
 from wtb_ray.db import Database
-from wtb_ray.fleet import Runner
+from wtb_ray.fleet import Room, Runner
 from wtb_ray.model import ProjectSpec
 from wtb_ray.settings import Settings
 
@@ -23,6 +23,9 @@ class Processes:
         self.drained: set[str] = set()
 
     async def spawn(self, spec: ProjectSpec, *, solo: bool = False) -> str:
+        raise NotImplementedError
+
+    async def room(self) -> Room:
         raise NotImplementedError
 
     def worker(self, runner: Runner) -> Worker:

@@ -9,12 +9,12 @@ import pytest_asyncio
 
 from wtb_ray import graphs, plan
 from wtb_ray.actors.lifecycle import ActorLifecycle
-from wtb_ray.actors.pool import Worker
+from wtb_ray.actors.pool import Undelivered, Worker
 from wtb_ray.actors.runner import VariantRunner
 from wtb_ray.actors.scheduler import BatchScheduler
 from wtb_ray.db import Database
 from wtb_ray.events import Cursor
-from wtb_ray.fleet import Runner
+from wtb_ray.fleet import Room, Runner
 from wtb_ray.model import (
     Assignment,
     Batch,
@@ -49,6 +49,7 @@ class LocalRunners:
         self.settings, self.url = settings, url
         self.runners: dict[str, VariantRunner] = {}
         self.dead: set[str] = set()
+        self.capacity, self.no_room = 100, ""
 
     async def spawn(self, spec: ProjectSpec, *, solo: bool = False) -> str:
         runner = VariantRunner(new_id("r"), spec, self.settings, self.url, solo)
@@ -56,6 +57,10 @@ class LocalRunners:
         await runner.prepare()
         await runner.start()
         return runner.id
+
+    async def room(self) -> Room:
+        left = max(0, self.capacity - len(self.runners.keys() - self.dead))
+        return Room(runners=left, reason=None if left else self.no_room)
 
     def worker(self, runner: Runner) -> Worker:
         owner = self
@@ -65,7 +70,7 @@ class LocalRunners:
 
             async def run(self, chunk: Sequence[Assignment]) -> int:
                 if self.id in owner.dead:
-                    raise ConnectionError("dead")
+                    raise Undelivered("dead")
                 return await owner.runners[self.id].run(chunk)
 
         return Local()

@@ -1,8 +1,10 @@
 """The actor lifecycle: takes work back from dead runners, ends the ones that nobody needs, parks what
 has been paused for long, and sweeps the workspaces of its host.
 
-A runner is taken for dead when its lease has run out *and* its process is known to be gone, or when
-the lease is overdue by ten times its length. Burying is one transaction and may be repeated.
+A runner is taken for dead when its process is known to be gone *and* nothing of it is heard: its
+process id is free on this host, or its lease was not renewed for half of its length; a process that
+lives renews it every third. Or when the lease is overdue by ten times its length. Burying is one
+transaction and may be repeated.
 After a pause of the whole machine or of the database every lease is overdue, so that each runner
 first gets one length of a lease, measured here, in which to renew it. A runner that was made with
 other settings is drained: what it runs goes on in a new one.
@@ -12,8 +14,10 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
+
+import psutil
 
 from wtb_ray import errors, telemetry
 from wtb_ray.actors.cellar import Cellar
@@ -37,6 +41,8 @@ PARKED_AT_ONCE: Final = 32
 PARKING_TIMEOUT_S: Final = 60.0
 SWEEP_S: Final = 60.0
 HARD_LIMIT: Final = 10
+SILENT: Final = 0.5
+"""The part of a lease that is left when it should have been renewed before."""
 ACTOR: Final = "lifecycle"
 
 
@@ -56,6 +62,7 @@ class ActorLifecycle:
         self._cellar = Cellar(ACTOR, self._store, self._workspaces, self._holds)
         self._of_runners = configuration(settings.for_runners(), database_url)
         self._expired: dict[str, float] = {}
+        self._least: set[str] = set()
         self._ending: dict[str, asyncio.Task[None]] = {}
         self._loop = asyncio.create_task(self._run())
 
@@ -126,7 +133,10 @@ class ActorLifecycle:
         await self._cellar.cool(due)
 
     async def _round(self) -> None:
+        # Asked first: what is given to a runner meanwhile is seen there.
+        working = await self._working() if self._settings.runners_min else set()
         runners, now = await self._store.leases.runners(), time.monotonic()
+        self._least = self._kept(runners, working)
         self._expired = {r.id: self._expired.get(r.id, now) for r in runners if r.expired}
         for runner in runners:
             try:
@@ -135,6 +145,31 @@ class ActorLifecycle:
                 raise
             except Exception:  # trouble with one runner must not keep the others from being reaped
                 log.exception("runner %s not looked after", runner.id, extra={"action": "reap"})
+
+    async def _working(self) -> set[str]:
+        """Versions that work waits for."""
+        return {demand.version for demand in await self._store.executions.demand()}
+
+    def _kept(self, runners: Sequence[Runner], working: set[str]) -> set[str]:
+        """Runners that stay although they are idle: the least of each version that has work."""
+        kept: set[str] = set()
+        for version in working | {r.pool for r in runners if r.in_flight}:
+            serving = [
+                r.id
+                for r in sorted(runners, key=lambda r: r.in_flight, reverse=True)
+                if r.pool == version and r.status == "READY" and not r.solo and not r.reserved_for
+            ]
+            kept.update(serving[: self._settings.runners_min])
+        return kept
+
+    async def _gone(self, runner: Runner) -> bool:
+        """Whether the process is dead for sure, before its lease has run out."""
+        if await self._runners.alive(runner.id):
+            return False
+        here = runner.host == socket.gethostname() and runner.pid is not None
+        if here and not psutil.pid_exists(runner.pid or 0):
+            return True
+        return runner.left_s < self._settings.lease_ttl_s * SILENT
 
     async def _look_after(self, runner: Runner) -> None:
         settings = self._settings
@@ -146,6 +181,8 @@ class ActorLifecycle:
             )
             if overdue or not await self._runners.alive(runner.id):
                 await self._bury(runner, "lease overdue" if overdue else "process died")
+        elif await self._gone(runner):
+            await self._bury(runner, "process died")
         elif runner.status == "STARTING" and runner.idle_s > 2 * settings.entry_timeout_s:
             await self._bury(runner, "never became ready")
         elif runner.status == "DRAINING":
@@ -158,6 +195,7 @@ class ActorLifecycle:
         elif (
             runner.in_flight == 0
             and runner.idle_s > settings.idle_pool_s
+            and runner.id not in self._least
             and await self._store.leases.retire(runner.id)
         ):
             self._end(runner, "idle")

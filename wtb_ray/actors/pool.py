@@ -14,6 +14,10 @@ from typing import Protocol
 from wtb_ray.model import Assignment
 
 
+class Undelivered(Exception):
+    """The chunk was never sent: its worker was gone already."""
+
+
 class Worker(Protocol):
     """Someone who takes chunks of work."""
 
@@ -24,7 +28,11 @@ class Worker(Protocol):
     def slots(self) -> int: ...
 
     async def run(self, chunk: Sequence[Assignment]) -> int:
-        """Takes the chunk; returns once there is room for more, with the number of free slots."""
+        """Takes the chunk; returns once there is room for more, with the number of free slots.
+
+        Raises:
+            Undelivered: The worker has certainly seen nothing of it.
+        """
         ...
 
 
@@ -55,6 +63,8 @@ class ActorPool:
         self._members: dict[str, _Member] = {}
         self._done: asyncio.Queue[Done] = asyncio.Queue()
         self._changed = asyncio.Event()
+        self.resting: frozenset[str] = frozenset()
+        """Those that are given no more chunks."""
 
     def __len__(self) -> int:
         return len(self._members)
@@ -82,9 +92,14 @@ class ActorPool:
         if member is not None and member.call is not None:
             member.call.cancel()
 
+    def rest(self, worker_ids: Collection[str]) -> None:
+        """Gives these no more chunks, and all others again."""
+        self.resting = frozenset(worker_ids)
+        self._changed.set()
+
     def room(self, but: Collection[str] = ()) -> bool:
         """Whether any worker, but these, can take a chunk, or is just being given one."""
-        members = [m for id, m in self._members.items() if id not in but]
+        members = [m for id, m in self._members.items() if id not in but and id not in self.resting]
         return any(m.taken or m.idle() for m in members)
 
     def free(self, worker_id: str) -> int:
@@ -95,7 +110,7 @@ class ActorPool:
     async def pop_idle(self) -> Worker:
         """Waits for the worker with the most room and takes it out until `submit` or `push`."""
         while True:
-            idle = [m for m in self._members.values() if m.idle()]
+            idle = [m for id, m in self._members.items() if m.idle() and id not in self.resting]
             if idle:
                 member = max(idle, key=lambda m: m.free)
                 member.taken = True
@@ -107,7 +122,7 @@ class ActorPool:
         """Sends a chunk to a worker that `pop_idle` gave; the outcome comes from `get_next_unordered`."""
         member = self._members.get(worker.id)
         if member is None:
-            error = RuntimeError(f"worker {worker.id} is not in the pool any more")
+            error = Undelivered(f"worker {worker.id} is not in the pool any more")
             self._done.put_nowait(Done(worker.id, chunk, error))
             return
         member.taken = False

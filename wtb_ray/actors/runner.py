@@ -34,6 +34,7 @@ from wtb_ray import (
 from wtb_ray.actors.cellar import Cellar
 from wtb_ray.actors.lease import LeaseKeeper, LoopWatch
 from wtb_ray.actors.limiting import RunnerLimits
+from wtb_ray.actors.memory import MemoryWatch
 from wtb_ray.actors.nodes import NodeActors, Nodes
 from wtb_ray.actors.operations import Operations
 from wtb_ray.actors.parking import Parker
@@ -141,6 +142,7 @@ class VariantRunner:
         self._reports: set[asyncio.Task[None]] = set()
         self._busy = 0
         self._room = asyncio.Condition()
+        self._memory = MemoryWatch(runner_id, settings, self._store.leases, self._more_room)
         self._lease: LeaseKeeper | None = None
         self._watch: LoopWatch | None = None
         self._watching: list[asyncio.Task[None]] = []
@@ -271,8 +273,8 @@ class VariantRunner:
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
-        watches = (self._return_undelivered(), self._hear_wishes(), self._sweep())
-        self._watching = [asyncio.create_task(watch) for watch in watches]
+        own = (self._return_undelivered(), self._hear_wishes(), self._memory.run(epoch))
+        self._watching = [asyncio.create_task(watch) for watch in (*own, self._sweep())]
         await self._store.leases.ready(self.id, epoch)
 
     async def _register_base(self) -> str:
@@ -298,7 +300,16 @@ class VariantRunner:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         await self._room_again()
-        return self._slots - self._busy
+        return self._free()
+
+    def _free(self) -> int:
+        """Free slots: none while memory is short, but one while nothing runs, so that work goes on."""
+        return self._slots - self._busy if self._memory.shortage is None else int(self._busy == 0)
+
+    async def _more_room(self) -> None:
+        """Has whoever waits for room look again."""
+        async with self._room:
+            self._room.notify_all()
 
     async def _room_again(self) -> None:
         """Waits for enough free slots that filling them pays, but not long: then one is enough."""
@@ -306,9 +317,9 @@ class VariantRunner:
         async with self._room:
             try:
                 async with asyncio.timeout(LINGER_S):
-                    await self._room.wait_for(lambda: self._slots - self._busy >= enough)
+                    await self._room.wait_for(lambda: self._free() >= enough)
             except TimeoutError:
-                await self._room.wait_for(lambda: self._busy < self._slots)
+                await self._room.wait_for(lambda: self._free() > 0)
 
     async def drain(self) -> None:
         """Gives all work back at the next boundary of each execution, and lets the lease go."""
@@ -430,8 +441,7 @@ class VariantRunner:
                 await self._end_haunted()
             self._held.discard(claim)
             self._busy -= 1
-            async with self._room:
-                self._room.notify_all()
+            await self._more_room()
 
     async def _settle(self, group: list[Settlement]) -> list[BaseException | None]:
         most = self._settings.infrastructure_retries + 1

@@ -3,7 +3,7 @@
 from typing import Any, Protocol
 
 from wtb_ray.actors.pool import Worker
-from wtb_ray.fleet import Runner
+from wtb_ray.fleet import Room, Runner
 from wtb_ray.model import ProjectSpec
 
 
@@ -16,7 +16,12 @@ class Runners(Protocol):
         Raises:
             EntryFailed: Its code cannot be imported, or took too long.
             RunnerUnavailable: The process did not start.
+            ResourcesUnavailable: No host has what a runner needs.
         """
+        ...
+
+    async def room(self) -> Room:
+        """How many more runners could be placed now, and why none can."""
         ...
 
     def worker(self, runner: Runner) -> Worker:

@@ -20,8 +20,9 @@ ANALYZE (SKIP_LOCKED) cells, cases
 -- name: select_batches
 SELECT b.id, b.project, b.version, b.status, b.variants, b.bindings, b.scorers, b.repetitions,
        b.node_errors, b.cases, b.cells, b.priority, b.share_prefix, b.interrupts, b.deadline_s, b.budget,
-       b.reason, b.created_at, b.started_at, b.ended_at
+       coalesce(s.reason, b.reason) AS reason, b.created_at, b.started_at, b.ended_at
 FROM batches b
+LEFT JOIN shortages s ON s.version = b.version AND b.status IN ('PENDING', 'RUNNING')
 
 -- name: newest_batches
 ORDER BY b.created_at DESC, b.id DESC LIMIT %(limit)s

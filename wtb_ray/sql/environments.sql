@@ -37,6 +37,10 @@ DELETE FROM environments WHERE digest = %(digest)s
 -- name: select_venvs
 SELECT host, venv, status, path, bytes, build_s, hits, error, permanent, built_at, used_at FROM venvs
 
+-- name: hosts_with
+SELECT DISTINCT v.host FROM venvs v JOIN environments e ON e.venv = v.venv
+WHERE e.spec = %(spec)s AND v.status = 'READY'
+
 -- name: begin_venv
 INSERT INTO venvs (host, venv, status) VALUES (%(host)s, %(venv)s, %(status)s)
 ON CONFLICT (host, venv) DO UPDATE SET

@@ -15,11 +15,12 @@ INSERT INTO branches (thread_id, execution_id, number, reason)
 SELECT thread_id, id, 0, 'start' FROM made RETURNING execution_id
 
 -- name: select_executions
-SELECT e.id, e.project, e.version, e.binding, e.status, e.reason, e.wanted, e.epoch, e.owner,
+SELECT e.id, e.project, e.version, e.binding, e.status, coalesce(s.reason, e.reason) AS reason, e.wanted, e.epoch, e.owner,
        e.thread_id, e.head, e.head_step, e.recursion_limit, e.breakpoints, e.batch_id, k.case_id,
        e.repetition, e.attempt, e.suspect, e.error, e.latency_ms, e.node_runs, e.usage, e.spent, e.forked_from,
        e.forked_at, e.parking, e.environment, e.created_at, e.started_at, e.ended_at
 FROM executions e LEFT JOIN cases k ON k.batch_id = e.batch_id AND k.ordinal = e.case_ordinal
+LEFT JOIN shortages s ON s.version = e.version AND e.status = 'PENDING'
 
 -- name: newest_executions
 ORDER BY e.created_at DESC, e.id DESC LIMIT %(limit)s
@@ -51,21 +52,30 @@ WITH lease AS (
     WHERE id = %(owner)s AND kind = 'runner' AND epoch = %(owner_epoch)s
       AND status IN ('STARTING', 'READY') AND until > now()
     FOR NO KEY UPDATE
+), share AS (
+    SELECT * FROM unnest(
+        %(any)s::boolean[], %(batches)s::text[], %(priorities)s::integer[], %(shares)s::integer[]
+    ) AS i (any_of_them, batch_id, priority, share)
 ), picked AS (
-    SELECT e.id, e.xmin AS written_by FROM executions e
-    WHERE e.status = 'PENDING' AND e.version = %(version)s AND e.not_before <= now()
-      AND (e.suspect >= %(solo_suspect)s) = %(solo)s
-      AND (e.batch_id IS NULL OR EXISTS (
-          SELECT FROM batches b WHERE b.id = e.batch_id AND b.status IN ('PENDING', 'RUNNING')))
-      AND EXISTS (SELECT FROM lease WHERE reserved_for IS NULL OR reserved_for = e.id)
-      -- One whose own process is kept for it goes on there.
-      AND NOT EXISTS (
-          SELECT FROM leases l
-          WHERE l.reserved_for = e.id AND l.id <> %(owner)s AND l.pool = e.version
-            AND l.status = 'READY' AND l.until > now())
-    ORDER BY e.priority DESC, e.created_at
-    LIMIT %(limit)s
-    FOR NO KEY UPDATE OF e SKIP LOCKED
+    SELECT p.id, p.written_by
+    FROM share s CROSS JOIN LATERAL (
+        SELECT e.id, e.xmin AS written_by FROM executions e
+        WHERE e.status = 'PENDING' AND e.version = %(version)s AND e.not_before <= now()
+          AND (e.suspect >= %(solo_suspect)s) = %(solo)s
+          AND (s.any_of_them
+               OR e.batch_id IS NOT DISTINCT FROM s.batch_id AND e.priority = s.priority)
+          AND (e.batch_id IS NULL OR EXISTS (
+              SELECT FROM batches b WHERE b.id = e.batch_id AND b.status IN ('PENDING', 'RUNNING')))
+          AND EXISTS (SELECT FROM lease WHERE reserved_for IS NULL OR reserved_for = e.id)
+          -- One whose own process is kept for it goes on there.
+          AND NOT EXISTS (
+              SELECT FROM leases l
+              WHERE l.reserved_for = e.id AND l.id <> %(owner)s AND l.pool = e.version
+                AND l.status = 'READY' AND l.until > now())
+        ORDER BY e.priority DESC, e.created_at
+        LIMIT s.share
+        FOR NO KEY UPDATE OF e SKIP LOCKED
+    ) p
 ), claimed AS (
     UPDATE executions e SET
         status = %(status)s, owner = %(owner)s, epoch = e.epoch + 1, attempt = e.attempt + 1,
@@ -128,9 +138,45 @@ WHERE version = %(version)s
   AND (status = 'PENDING' OR status = 'RUNNING' AND batch_id = ANY(%(batches)s::text[]))
 ORDER BY id FOR NO KEY UPDATE
 
+-- name: parties
+WITH pending AS (
+    SELECT e.batch_id, e.priority, count(*) AS n FROM executions e
+    WHERE e.status = 'PENDING' AND e.version = %(version)s AND e.not_before <= now()
+      AND e.suspect < %(solo_suspect)s
+      AND (e.batch_id IS NULL OR EXISTS (
+          SELECT FROM batches b WHERE b.id = e.batch_id AND b.status IN ('PENDING', 'RUNNING')))
+      AND NOT EXISTS (
+          SELECT FROM leases l
+          WHERE l.reserved_for = e.id AND l.id <> %(owner)s AND l.pool = e.version
+            AND l.status = 'READY' AND l.until > now())
+    GROUP BY e.batch_id, e.priority
+), unstarted AS (
+    SELECT b.id AS batch_id, b.priority, c.n FROM batches b CROSS JOIN LATERAL (
+        SELECT count(*) AS n FROM (
+            SELECT FROM cells WHERE batch_id = b.id AND status = 'PENDING'
+            ORDER BY ordinal LIMIT %(most)s) w
+    ) c
+    WHERE b.version = %(version)s AND b.status = 'RUNNING' AND c.n > 0
+), running AS (
+    SELECT e.batch_id, e.priority, count(*) AS n
+    FROM leases l JOIN executions e ON e.owner = l.id
+    WHERE l.kind = 'runner' AND l.pool = %(version)s AND l.status <> 'DEAD'
+    GROUP BY e.batch_id, e.priority
+)
+SELECT batch_id, priority, sum(pending)::bigint AS pending, sum(cells)::bigint AS cells,
+       sum(running)::bigint AS running
+FROM (
+    SELECT batch_id, priority, n AS pending, 0 AS cells, 0 AS running FROM pending
+    UNION ALL SELECT batch_id, priority, 0, n, 0 FROM unstarted
+    UNION ALL SELECT batch_id, priority, 0, 0, n FROM running
+) parts
+GROUP BY batch_id, priority
+HAVING sum(pending) + sum(cells) > 0
+ORDER BY priority DESC, batch_id NULLS FIRST
+
 -- name: demand
 WITH waiting AS (
-    SELECT e.version, count(*) AS pending,
+    SELECT e.version, max(e.priority) AS priority, count(*) AS pending,
            count(*) FILTER (WHERE e.suspect >= %(solo_suspect)s) AS suspects,
            count(*) FILTER (WHERE l.id IS NOT NULL) AS reserved
     FROM executions e
@@ -141,7 +187,7 @@ WITH waiting AS (
           SELECT FROM batches b WHERE b.id = e.batch_id AND b.status IN ('PENDING', 'RUNNING')))
     GROUP BY e.version
 ), unstarted AS (
-    SELECT b.version, sum(c.n)::bigint AS cells
+    SELECT b.version, max(b.priority) AS priority, sum(c.n)::bigint AS cells
     FROM batches b
     CROSS JOIN LATERAL (
         SELECT count(*) AS n FROM (
@@ -153,7 +199,7 @@ WITH waiting AS (
 )
 SELECT version, coalesce(w.pending, 0) AS pending, coalesce(w.suspects, 0) AS suspects,
        coalesce(w.reserved, 0) AS reserved,
-       coalesce(u.cells, 0) AS cells
+       coalesce(u.cells, 0) AS cells, greatest(w.priority, u.priority) AS priority
 FROM waiting w FULL JOIN unstarted u USING (version) ORDER BY version
 
 -- name: want_stop

@@ -13,7 +13,7 @@ ON CONFLICT (id) DO UPDATE SET
     status = 'STARTING', epoch = leases.epoch + 1, pool = EXCLUDED.pool, until = EXCLUDED.until,
     slots = EXCLUDED.slots, solo = EXCLUDED.solo, host = EXCLUDED.host, pid = EXCLUDED.pid,
     actor_id = EXCLUDED.actor_id, configuration = EXCLUDED.configuration,
-    environment = EXCLUDED.environment, reserved_for = NULL,
+    environment = EXCLUDED.environment, reserved_for = NULL, short = NULL,
     created_at = now(), busy_at = now()
 WHERE leases.kind = 'runner'
 RETURNING epoch
@@ -28,7 +28,8 @@ RETURNING id
 
 -- name: list_runners
 SELECT l.id, l.pool, l.status, l.slots, l.solo, l.host, l.pid, l.epoch, l.reserved_for,
-       l.configuration, l.until < now() AS expired,
+       l.configuration, l.short, l.until < now() AS expired,
+       extract(epoch FROM l.until - now())::float8 AS left_s,
        greatest(0, extract(epoch FROM now() - l.until))::float8 AS overdue_s,
        extract(epoch FROM now() - l.busy_at)::float8 AS idle_s,
        (SELECT count(*) FROM executions e WHERE e.owner = l.id) AS in_flight
@@ -36,6 +37,20 @@ FROM leases l
 WHERE l.kind = 'runner' AND l.status <> 'DEAD'
   AND (%(pool)s::text IS NULL OR l.pool = %(pool)s)
 ORDER BY l.created_at, l.id
+
+-- name: set_short
+UPDATE leases SET short = %(short)s
+WHERE id = %(id)s AND kind = 'runner' AND epoch = %(epoch)s AND short IS DISTINCT FROM %(short)s
+RETURNING pool
+
+-- name: tell_shortage
+INSERT INTO shortages (version, reason) VALUES (%(version)s, %(reason)s)
+ON CONFLICT (version) DO UPDATE SET reason = EXCLUDED.reason, since = now()
+WHERE shortages.reason <> EXCLUDED.reason
+RETURNING version
+
+-- name: end_shortage
+DELETE FROM shortages WHERE version = %(version)s
 
 -- name: acquire_singleton
 INSERT INTO leases (id, kind, status, holder, until)

@@ -126,6 +126,11 @@ class Venvs:
         )
         return [_venv(row) for row in rows]
 
+    async def hosts_with(self, spec: EnvSpec) -> set[str]:
+        """The hosts where what was asked for in these words is ready."""
+        params = {"spec": canonical(spec.model_dump(mode="json"))}
+        return {row["host"] for row in await self._db.rows(SQL["hosts_with"], params)}
+
     async def begin(self, host: str, venv: str) -> None:
         """Somebody builds it there, and has the lock for it."""
         params = {"host": host, "venv": venv, "status": str(states.VENV["build"][1])}

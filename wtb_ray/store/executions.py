@@ -14,7 +14,7 @@ from psycopg.rows import DictRow
 from wtb_ray import errors, events, sharing, states
 from wtb_ray.api import Page
 from wtb_ray.db import Connection, Database
-from wtb_ray.fleet import Demand
+from wtb_ray.fleet import Demand, Party, Share
 from wtb_ray.model import (
     Assignment,
     Execution,
@@ -138,6 +138,11 @@ class Executions:
         params = {"solo_suspect": SOLO_SUSPECT, "most": COUNTED}
         return [Demand(**row) for row in await self._db.rows(SQL["demand"], params)]
 
+    async def parties(self, owner: str, version: str, most: int) -> builtins.list[Party]:
+        """Whose work of a version waits for this runner; cells are counted up to `most` a batch."""
+        params = {"owner": owner, "version": version, "most": most, "solo_suspect": SOLO_SUSPECT}
+        return [Party(**row) for row in await self._db.rows(SQL["parties"], params)]
+
     async def admit(self, batch_id: str, limit: int, *, actor: str) -> int:
         """Makes up to `limit` executions for the next PENDING cells of a RUNNING batch; gives how many.
 
@@ -165,18 +170,22 @@ class Executions:
         limit: int,
         solo: bool = False,
         *,
+        shares: Sequence[Share] | None = None,
         actor: str | None = None,
     ) -> builtins.list[Assignment]:
         """Gives a runner PENDING executions of one version, by priority and age, each to one only.
 
-        A runner whose lease has run out, drains or is of another epoch gets none. Executions that
+        With `shares` each party gets so many of them, and `limit` does not count. A runner whose lease has run out, drains or is of another epoch gets none. Executions that
         track files go back to their newest restore point.
         """
         params = {
             "owner": owner,
             "owner_epoch": owner_epoch,
             "version": version,
-            "limit": limit,
+            "any": [True] if shares is None else [False] * len(shares),
+            "batches": [None] if shares is None else [share.batch_id for share in shares],
+            "priorities": [0] if shares is None else [share.priority for share in shares],
+            "shares": [limit] if shares is None else [share.count for share in shares],
             "solo": solo,
             "solo_suspect": SOLO_SUSPECT,
             "status": str(states.EXECUTION["start"][1]),

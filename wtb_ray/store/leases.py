@@ -139,6 +139,34 @@ class Leases:
         rows = await self._db.rows(SQL["list_runners"], {"pool": pool})
         return [Runner(**row) for row in rows]
 
+    async def short(self, id: str, epoch: int, whose: str | None, reason: str) -> None:
+        """The runner is short of this memory, or of none any more; saying it twice does nothing."""
+
+        async def work(conn: Connection) -> None:
+            params = {"id": id, "epoch": epoch, "short": whose}
+            row = await (await conn.execute(SQL["set_short"], params)).fetchone()
+            if row is not None and whose is not None:
+                event = events.RunnerShort(runner=id, whose=whose, reason=reason)
+                await append_many(conn, [Entry(id, event)])
+
+        await transact(self._db, work)
+
+    async def unplaced(self, version: str, reason: str | None, *, actor: str) -> None:
+        """Why no runner can be started for what waits; None: that is over. Twice does nothing.
+
+        Executions and batches that wait show it as their reason.
+        """
+
+        async def work(conn: Connection) -> None:
+            params = {"version": version, "reason": reason}
+            if reason is None:
+                await conn.execute(SQL["end_shortage"], params)
+            elif await (await conn.execute(SQL["tell_shortage"], params)).fetchone():
+                event = events.RunnerUnplaced(version=version, reason=reason)
+                await append_many(conn, [Entry(actor, event)])
+
+        await transact(self._db, work)
+
     async def bury(
         self, id: str, epoch: int, reason: str, *, actor: str, max_attempts: int = MAX_ATTEMPTS
     ) -> int:

@@ -34,6 +34,9 @@ async def second(state: State) -> State:
     match state.get("deed"):
         case "exit":
             os._exit(3)
+        case "wait":  # until somebody says so
+            while not os.path.exists(f"{state['trace']}.go"):
+                await asyncio.sleep(0.05)
         case "block":
             time.sleep(state["blocks"])
         case _:
