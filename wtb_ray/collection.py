@@ -35,12 +35,12 @@ from typing import Any, Final
 import numpy as np
 
 from wtb_ray import errors, locks
-from wtb_ray.api import CollectionReport
 from wtb_ray.db import ended
 from wtb_ray.marking import Marker
 from wtb_ray.model import new_id
 from wtb_ray.objects import ObjectStore, Stored
 from wtb_ray.states import CollectionStatus
+from wtb_ray.storage_api import CollectionReport
 from wtb_ray.store import Store
 from wtb_ray.store.collections import LEASE, Doomed, Fence, Row
 

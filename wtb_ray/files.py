@@ -16,10 +16,11 @@ from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from typing import Final
 
 from wtb_ray import errors, manifests
-from wtb_ray.api import CommitEntry, Page, RestoredTrash, TrashRestoreRequest
+from wtb_ray.api import Page, RestoredTrash, TrashRestoreRequest
+from wtb_ray.file_entries import FileChange, FileEntry, TrashedFile
 from wtb_ray.manifests import EMPTY, Change, Entry, shown
-from wtb_ray.model import FileChange, FileEntry, TrashedFile
 from wtb_ray.objects import ObjectStore
+from wtb_ray.storage_api import CommitEntry
 from wtb_ray.store import Store
 from wtb_ray.store.files import NEWEST, Place, Restore
 

@@ -19,7 +19,7 @@ from typing import Any, Final, Literal, NamedTuple
 from weakref import WeakKeyDictionary
 
 from wtb_ray import errors
-from wtb_ray.model import FileEntry
+from wtb_ray.file_entries import FileEntry
 from wtb_ray.objects import ObjectStore, generation
 
 Kind = Literal["file", "dir", "link"]

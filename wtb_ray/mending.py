@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Final
 
 from wtb_ray import bundles, errors, trees
-from wtb_ray.api import RehashReport
 from wtb_ray.homes import FILES
 from wtb_ray.objects import SHARDS, ObjectStore, Stored
+from wtb_ray.storage_api import RehashReport
 from wtb_ray.store import Store
 
 log = logging.getLogger(__name__)

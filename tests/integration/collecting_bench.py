@@ -9,12 +9,12 @@ from typing import Any
 from tests.integration.files_bench import step, tree
 from tests.integration.store_bench import StoreBench
 from tests.trees import Seen, stored
-from wtb_ray.api import CollectionReport
 from wtb_ray.collection import Collector
 from wtb_ray.db import Connection
 from wtb_ray.holds import Holds
 from wtb_ray.model import Execution, FileTrackingConfig
 from wtb_ray.objects import ObjectStore
+from wtb_ray.storage_api import CollectionReport
 from wtb_ray.store.holds import still_held
 from wtb_ray.trees import TrackedTree
 

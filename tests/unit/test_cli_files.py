@@ -7,7 +7,7 @@ from rich.console import Console, RenderableType
 
 from wtb_ray import api
 from wtb_ray.cli import file_views
-from wtb_ray.model import FileChange, FileEntry
+from wtb_ray.file_entries import FileChange, FileEntry
 
 
 def shown(*views: RenderableType) -> str:

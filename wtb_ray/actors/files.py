@@ -12,13 +12,13 @@ from collections.abc import Awaitable, Callable, Collection
 from typing import Final
 
 from wtb_ray import errors, files, telemetry
-from wtb_ray.api import CollectionReport, RehashReport
 from wtb_ray.collection import Collector
 from wtb_ray.db import Database, ended
 from wtb_ray.mending import Mender
 from wtb_ray.objects import ObjectStore
 from wtb_ray.settings import Settings, configuration
 from wtb_ray.states import CollectionStatus
+from wtb_ray.storage_api import CollectionReport, RehashReport
 from wtb_ray.store import Store
 
 log = logging.getLogger(__name__)

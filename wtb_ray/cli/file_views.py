@@ -8,7 +8,7 @@ from rich.text import Text
 
 from wtb_ray import api
 from wtb_ray.cli.render import SHORT, facts, flat, many, moment, nothing, table
-from wtb_ray.model import FileChange, FileEntry, TrashedFile
+from wtb_ray.file_entries import FileChange, FileEntry, TrashedFile
 
 SIGNS: Final = {"added": ("+", "green"), "removed": ("-", "red"), "changed": ("~", "yellow")}
 LINES: Final = {"+": "green", "-": "red", "@": "cyan"}

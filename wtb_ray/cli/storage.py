@@ -9,7 +9,7 @@ from rich.console import RenderableType
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from wtb_ray import api
+from wtb_ray import storage_api
 from wtb_ray.cli import options
 from wtb_ray.cli.file_views import printable, size
 from wtb_ray.cli.render import SHORT, facts, many, moment, nothing, span, table
@@ -37,7 +37,7 @@ def stats(as_json: options.AsJson = False, url: options.Url = None) -> None:
     answer(found, as_json, *_stats(found))
 
 
-def _stats(found: api.FilesStats) -> Iterator[RenderableType]:
+def _stats(found: storage_api.FilesStats) -> Iterator[RenderableType]:
     yield facts(
         [
             ("trees", f"{found.commits} with {many(found.commit_files, 'file')}"),
@@ -58,7 +58,7 @@ def _stats(found: api.FilesStats) -> Iterator[RenderableType]:
         yield Text(f"{one.digest} damaged: {printable(one.reason)}", style="red")
 
 
-def _collections(items: list[api.CollectionReport]) -> RenderableType:
+def _collections(items: list[storage_api.CollectionReport]) -> RenderableType:
     if not items:
         return nothing("collections")
     right = ["marked", "garbage", "deleted", "freed"]
@@ -104,7 +104,7 @@ def collect(
         raise typer.Exit(EXIT_FAILED)
 
 
-def _report(found: api.CollectionReport) -> Iterator[RenderableType]:
+def _report(found: storage_api.CollectionReport) -> Iterator[RenderableType]:
     deleted = f"{many(found.swept, 'object')}, {size(found.swept_bytes)}"
     lines = [
         ("stored", f"{many(found.listed, 'object')}, {size(found.listed_bytes)}"),
@@ -141,7 +141,7 @@ def _progress(title: str) -> Iterator[OnCollection | None]:
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(title, total=None)
 
-        def update(now: api.CollectionReport) -> None:
+        def update(now: storage_api.CollectionReport) -> None:
             stage = str(now.status).lower()
             bar.update(task, description=stage, total=1.0, completed=now.done)
 
@@ -180,7 +180,7 @@ def rehash(
         raise typer.Exit(EXIT_FAILED)
 
 
-def _rehashed(found: api.RehashReport) -> Iterator[RenderableType]:
+def _rehashed(found: storage_api.RehashReport) -> Iterator[RenderableType]:
     yield Text(f"{many(found.checked, 'object')}, {size(found.bytes)} checked")
     for digest, reason in found.damaged.items():
         source = found.repaired.get(digest)
@@ -203,7 +203,7 @@ def commits(execution: Execution, as_json: options.AsJson = False, url: options.
     answer(found, as_json, _commits(found))
 
 
-def _commits(found: list[api.CommitEntry]) -> RenderableType:
+def _commits(found: list[storage_api.CommitEntry]) -> RenderableType:
     if not found:
         return nothing("file trees")
     right = ["step", "files", "bytes"]

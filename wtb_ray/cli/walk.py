@@ -12,7 +12,7 @@ from rich.text import Text
 from wtb_ray import api
 from wtb_ray.cli import file_views, render
 from wtb_ray.cli.terminal import program, stdout
-from wtb_ray.model import FileChange
+from wtb_ray.file_entries import FileChange
 from wtb_ray.sdk import Execution, WTBTestBench
 
 SAFE_RATE: Final = 0.02

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, Unpack
 
 import httpx
 
-from wtb_ray import api, model
+from wtb_ray import api, file_entries, model
 from wtb_ray.batch_tree import BatchTree
 from wtb_ray.events import EventRow
 from wtb_ray.sdk import calls, flows, identity, local
@@ -130,7 +130,7 @@ class AsyncTestBench(
 
     async def files(
         self, id: str, checkpoint: str | None = None, prefix: str = ""
-    ) -> list[model.FileEntry]:
+    ) -> list[file_entries.FileEntry]:
         """The files at a checkpoint, or the newest ones; see `WTBTestBench.files`."""
         return await self.flow(flows.files(id, checkpoint, prefix))
 
@@ -151,11 +151,11 @@ class AsyncTestBench(
         to_checkpoint: str | None = None,
         other: str | None = None,
         text: bool = False,
-    ) -> list[model.FileChange]:
+    ) -> list[file_entries.FileChange]:
         """How files changed; see `WTBTestBench.diff_files`."""
         return await self.flow(flows.changes(id, from_checkpoint, to_checkpoint, other, text))
 
-    async def trash(self, id: str) -> list[model.TrashedFile]:
+    async def trash(self, id: str) -> list[file_entries.TrashedFile]:
         """The files that restores displaced, newest restore first."""
         return await self.flow(flows.listed(lambda a, n: calls.trash(id, a, n)))
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, Unpack
 
 import httpx
 
-from wtb_ray import api, model
+from wtb_ray import api, file_entries, model
 from wtb_ray.batch_tree import BatchTree
 from wtb_ray.events import EventRow
 from wtb_ray.sdk import calls, flows, identity, local
@@ -146,7 +146,7 @@ class WTBTestBench(Steering, Environments, Integrity, LimitsOfBench, Storing, Au
 
     def files(
         self, id: str, checkpoint: str | None = None, prefix: str = ""
-    ) -> list[model.FileEntry]:
+    ) -> list[file_entries.FileEntry]:
         """The files at a checkpoint, or the newest ones, in the order of their paths.
 
         Args:
@@ -177,7 +177,7 @@ class WTBTestBench(Steering, Environments, Integrity, LimitsOfBench, Storing, Au
         to_checkpoint: str | None = None,
         other: str | None = None,
         text: bool = False,
-    ) -> list[model.FileChange]:
+    ) -> list[file_entries.FileChange]:
         """How files changed from one checkpoint to another.
 
         Args:
@@ -188,7 +188,7 @@ class WTBTestBench(Steering, Environments, Integrity, LimitsOfBench, Storing, Au
         """
         return self.flow(flows.changes(id, from_checkpoint, to_checkpoint, other, text))
 
-    def trash(self, id: str) -> list[model.TrashedFile]:
+    def trash(self, id: str) -> list[file_entries.TrashedFile]:
         """The files that restores displaced, newest restore first."""
         return self.flow(flows.listed(lambda a, n: calls.trash(id, a, n)))
 

@@ -17,12 +17,12 @@ from pydantic_core import PydanticSerializationError
 
 from wtb_ray import __version__, api, control, errors
 from wtb_ray.batch_tree import BatchTree
+from wtb_ray.file_entries import TrashedFile
 from wtb_ray.model import (
     Batch,
     Execution,
     ProjectSpec,
     ProjectVersion,
-    TrashedFile,
     digest,
     keyed_id,
     keyed_seed,

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from wtb_ray import errors
-from wtb_ray.model import FileEntry
+from wtb_ray.file_entries import FileEntry
 
 
 class Folder:

@@ -16,17 +16,8 @@ from typing import Any, Final, TypedDict, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from wtb_ray import api, cases, control, errors
-from wtb_ray.model import (
-    Batch,
-    Budget,
-    Case,
-    FileChange,
-    FileEntry,
-    ProjectSpec,
-    ProjectVersion,
-    ScorerSpec,
-    digest,
-)
+from wtb_ray.file_entries import FileChange, FileEntry
+from wtb_ray.model import Batch, Budget, Case, ProjectSpec, ProjectVersion, ScorerSpec, digest
 from wtb_ray.model import Execution as ExecutionInfo
 from wtb_ray.scoring import Scorer
 from wtb_ray.sdk import calls

@@ -4,7 +4,7 @@ import abc
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from wtb_ray import api, control
+from wtb_ray import api, control, storage_api
 from wtb_ray.sdk import calls, flows, steering, steering_calls
 from wtb_ray.sdk.calls import Call, get, quoted
 from wtb_ray.sdk.flows import Flow, Patience, ask, made
@@ -12,26 +12,28 @@ from wtb_ray.sdk.steering_calls import operating
 
 Answer = TypeVar("Answer")
 
-OnCollection = Callable[[api.CollectionReport], None]
+OnCollection = Callable[[storage_api.CollectionReport], None]
 """Called now and then with how far a collection is."""
 
 
-def stats() -> Call[api.FilesStats]:
-    return get("/files/stats", api.FilesStats)
+def stats() -> Call[storage_api.FilesStats]:
+    return get("/files/stats", storage_api.FilesStats)
 
 
-def commits(id: str, after: str | None, limit: int = calls.PAGE) -> Call[api.Page[api.CommitEntry]]:
-    kind = api.Page[api.CommitEntry]
+def commits(
+    id: str, after: str | None, limit: int = calls.PAGE
+) -> Call[api.Page[storage_api.CommitEntry]]:
+    kind = api.Page[storage_api.CommitEntry]
     return get(f"/executions/{quoted(id)}/commits", kind, after=after, limit=limit)
 
 
 def collected(
     dry_run: bool, grace_s: float | None, progress: OnCollection | None
-) -> Flow[api.CollectionReport]:
-    request = made(api.CollectRequest, dry_run=dry_run, grace_s=grace_s)
-    call = operating("POST", "/files/collect", request, api.CollectionReport)
+) -> Flow[storage_api.CollectionReport]:
+    request = made(storage_api.CollectRequest, dry_run=dry_run, grace_s=grace_s)
+    call = operating("POST", "/files/collect", request, storage_api.CollectionReport)
     found = yield from ask(call)
-    if isinstance(found, api.CollectionReport):
+    if isinstance(found, storage_api.CollectionReport):
         return found
     patience, operation = Patience(), found
     while operation.status == "RUNNING":
@@ -40,19 +42,19 @@ def collected(
                 progress(newest)
         yield patience.pause(f"operation {operation.id}", operation.status)
         operation = yield from ask(steering_calls.operation(operation.id))
-    done: api.CollectionReport = steering.result_of(operation, api.CollectionReport)
+    done: storage_api.CollectionReport = steering.result_of(operation, storage_api.CollectionReport)
     return done
 
 
 def rehashed(
     sample: int | None, digests: Sequence[str] | None, repair: bool
-) -> Flow[api.RehashReport]:
+) -> Flow[storage_api.RehashReport]:
     given = list(digests) if digests is not None else None
-    request = made(api.RehashRequest, sample=sample, digests=given, repair=repair)
-    call: Call[api.RehashReport | control.Operation] = operating(
-        "POST", "/files/rehash", request, api.RehashReport
+    request = made(storage_api.RehashRequest, sample=sample, digests=given, repair=repair)
+    call: Call[storage_api.RehashReport | control.Operation] = operating(
+        "POST", "/files/rehash", request, storage_api.RehashReport
     )
-    return steering.operated(call, api.RehashReport)
+    return steering.operated(call, storage_api.RehashReport)
 
 
 class Storing(abc.ABC):
@@ -66,11 +68,11 @@ class Storing(abc.ABC):
     def flow(self, flow: Flow[Answer]) -> Answer:
         """The result of several calls and of the pauses between them."""
 
-    def files_stats(self) -> api.FilesStats:
+    def files_stats(self) -> storage_api.FilesStats:
         """What is known of the stored objects: collections, leases, damage."""
         return self.send(stats())
 
-    def commits(self, id: str) -> list[api.CommitEntry]:
+    def commits(self, id: str) -> list[storage_api.CommitEntry]:
         """The file trees of an execution's checkpoints with their weights, newest first."""
         return self.flow(flows.listed(lambda a, n: commits(id, a, n)))
 
@@ -79,7 +81,7 @@ class Storing(abc.ABC):
         dry_run: bool = True,
         grace_s: float | None = None,
         progress: OnCollection | None = None,
-    ) -> api.CollectionReport:
+    ) -> storage_api.CollectionReport:
         """Delete the stored objects that nothing needs, or count them.
 
         Args:
@@ -97,7 +99,7 @@ class Storing(abc.ABC):
         sample: int | None = None,
         digests: Sequence[str] | None = None,
         repair: bool = False,
-    ) -> api.RehashReport:
+    ) -> storage_api.RehashReport:
         """Read stored objects and check them against their digests.
 
         Args:
@@ -119,11 +121,11 @@ class AsyncStoring(abc.ABC):
     async def flow(self, flow: Flow[Answer]) -> Answer:
         """The result of several calls and of the pauses between them."""
 
-    async def files_stats(self) -> api.FilesStats:
+    async def files_stats(self) -> storage_api.FilesStats:
         """What is known of the stored objects: collections, leases, damage."""
         return await self.send(stats())
 
-    async def commits(self, id: str) -> list[api.CommitEntry]:
+    async def commits(self, id: str) -> list[storage_api.CommitEntry]:
         """The file trees of an execution's checkpoints with their weights, newest first."""
         return await self.flow(flows.listed(lambda a, n: commits(id, a, n)))
 
@@ -132,7 +134,7 @@ class AsyncStoring(abc.ABC):
         dry_run: bool = True,
         grace_s: float | None = None,
         progress: OnCollection | None = None,
-    ) -> api.CollectionReport:
+    ) -> storage_api.CollectionReport:
         """Delete the stored objects that nothing needs, or count them; see `Storing`."""
         return await self.flow(collected(dry_run, grace_s, progress))
 
@@ -141,6 +143,6 @@ class AsyncStoring(abc.ABC):
         sample: int | None = None,
         digests: Sequence[str] | None = None,
         repair: bool = False,
-    ) -> api.RehashReport:
+    ) -> storage_api.RehashReport:
         """Read stored objects and check them against their digests; see `Storing`."""
         return await self.flow(rehashed(sample, digests, repair))

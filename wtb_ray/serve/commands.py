@@ -13,13 +13,7 @@ from referencing import Registry
 from referencing.exceptions import Unresolvable
 
 from wtb_ray import bindings, errors, requests
-from wtb_ray.api import (
-    CollectionReport,
-    CollectRequest,
-    NodeOutcome,
-    RehashReport,
-    RehashRequest,
-)
+from wtb_ray.api import NodeOutcome
 from wtb_ray.control import (
     AnswersRequest,
     ExecuteNodeRequest,
@@ -51,6 +45,7 @@ from wtb_ray.serve.limits import LimitCommands
 from wtb_ray.serve.operating import Ask, Operating
 from wtb_ray.serve.travel import Travel
 from wtb_ray.states import EXECUTION, ExecutionStatus
+from wtb_ray.storage_api import CollectionReport, CollectRequest, RehashReport, RehashRequest
 from wtb_ray.store import Store
 
 Register = Callable[[ProjectSpec, str], Awaitable[ProjectVersion]]

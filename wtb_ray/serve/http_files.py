@@ -17,7 +17,7 @@ from fastapi.responses import StreamingResponse
 
 from wtb_ray import errors, files
 from wtb_ray.api import FileList, Page, RestoredTrash, TrashRestoreRequest
-from wtb_ray.model import FileEntry, TrashedFile
+from wtb_ray.file_entries import FileEntry, TrashedFile
 from wtb_ray.serve.context import Context
 from wtb_ray.serve.http_requests import Actor, After, CommandRoute, Here, Limit
 

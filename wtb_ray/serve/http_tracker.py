@@ -6,21 +6,21 @@ A command that is not done after ten seconds is answered with 202 and an operati
 from fastapi import APIRouter, Response
 
 from wtb_ray import files
-from wtb_ray.api import (
+from wtb_ray.api import Page
+from wtb_ray.collection import report
+from wtb_ray.control import Operation
+from wtb_ray.serve.http_control import answered
+from wtb_ray.serve.http_requests import Actor, After, CommandRoute, Here, Limit
+from wtb_ray.storage_api import (
     CollectionReport,
     CollectRequest,
     CommitEntry,
     DamagedObject,
     FilesStats,
     ObjectHold,
-    Page,
     RehashReport,
     RehashRequest,
 )
-from wtb_ray.collection import report
-from wtb_ray.control import Operation
-from wtb_ray.serve.http_control import answered
-from wtb_ray.serve.http_requests import Actor, After, CommandRoute, Here, Limit
 
 commands = APIRouter(prefix="/files", tags=["files"], route_class=CommandRoute)
 reads = APIRouter(tags=["files"])
