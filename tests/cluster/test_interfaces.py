@@ -103,6 +103,12 @@ GET /executions/{execution_id}/trash
 GET /executions/{execution_id}/diff
 POST /batch-tests/{batch_id}/pause
 POST /batch-tests/{batch_id}/resume
+GET /batch-tests/{batch_id}/tree
+POST /batch-tests/{batch_id}/rerun
+POST /batch-tests/{batch_id}/extend
+GET /limits
+PUT /limits/{name}
+DELETE /limits/{name}
 """
 
 

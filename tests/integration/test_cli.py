@@ -209,7 +209,7 @@ def test_a_batch_can_be_started_watched_and_stopped(wtb: Wtb, bench: Canned, cas
     assert "3 done, 1 failed" in status.stdout
     stopped = wtb("batch", "stop", BATCH, "--reason", "too slow")
     assert "CANCELLED" in stopped.stdout
-    assert bench.body("/stop") == {"reason": "too slow"}
+    assert bench.body("/stop") == {"reason": "too slow", "variant": None}
 
 
 def test_results_name_the_node_and_message_of_a_failed_cell(wtb: Wtb) -> None:
