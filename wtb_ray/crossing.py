@@ -35,7 +35,7 @@ from langgraph.runtime import ExecutionInfo, Runtime
 
 from wtb_ray import errors
 from wtb_ray.bindings import Apart
-from wtb_ray.context import Calls, Context, Workspace, entered, running
+from wtb_ray.context import Calls, Context, Workspace, current_task, entered, running
 from wtb_ray.faults import Aborted, traceback_of
 from wtb_ray.overload import Overload, overload_of
 
@@ -266,10 +266,11 @@ class _Caller:
 
     def _concluded(self, message: Ended, context: Context | None) -> Any:
         if context is not None and context.calls is not None:
+            own = current_task()  # in its own process a node has no place in a graph
             for task_id, amounts in message.used.items():
-                context.calls.spend(task_id, amounts)
+                context.calls.spend(task_id or own, amounts)
             for task_id, seconds in message.waited.items():
-                context.calls.add_wait(task_id, seconds)
+                context.calls.add_wait(task_id or own, seconds)
             if message.environment:
                 outer = self._apart.node.partition("/")[0]
                 context.calls.environments[outer] = message.environment

@@ -231,6 +231,7 @@ def _waits(bench: WTBTestBench) -> None:
     bench.set_limit("lab", requests=(60, 1), concurrency=1)
     state = {"x": 1, "limit": "lab"}
     done = bench.run(project="lab-cpu", initial_state=state, timeout=90)
+    assert done.status == "COMPLETED", done.error
     waited = [node.waited_ms for c in bench.get_checkpoints(done.id) for node in c.nodes]
     assert max(waited) > 500
     bench.remove_limit("lab")
