@@ -189,8 +189,15 @@ class Batches:
             row = await _lock(conn, id)
             legal(row, "batch", "stop")
             await change_batch(conn, row, "stop", events.BatchCancelled(reason=reason), actor)
-            cursor = await conn.execute(SQL["lock_unended"], {"batch_id": id})
-            await stop(conn, in_order(await cursor.fetchall()), reason, actor)
+            seen: builtins.list[str] = []
+            while True:  # a split may have made some before its execution was locked
+                params = {"batch_id": id, "seen": seen}
+                cursor = await conn.execute(SQL["lock_unended"], params)
+                rows = in_order(await cursor.fetchall())
+                if not rows:
+                    break
+                await stop(conn, rows, reason, actor)
+                seen += [row["id"] for row in rows]
             await cancel_pending_cells(conn, id)
             return await _get(conn, id)
 

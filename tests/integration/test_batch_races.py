@@ -1,0 +1,71 @@
+"""Commands on a batch that wait for each other's rows: each goes by what is there when it has them."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import psycopg
+import pytest_asyncio
+
+from tests.integration.store_bench import StoreBench
+from tests.integration.test_store_events import waiting
+from wtb_ray import errors
+from wtb_ray.db import Database
+
+BATCH = "SELECT FROM batches WHERE id = %s FOR NO KEY UPDATE"
+CELL = "SELECT FROM cells WHERE id = %s FOR NO KEY UPDATE"
+
+
+@pytest_asyncio.fixture
+async def bench(db: Database) -> StoreBench:
+    bench = await StoreBench.make(db)
+    await bench.runner()
+    return bench
+
+
+@asynccontextmanager
+async def held_up(url: str, lock: str, key: object) -> AsyncIterator[None]:
+    """Somebody else has the row until the end."""
+    async with await psycopg.AsyncConnection.connect(url) as conn:
+        await conn.execute(lock, (key,))
+        yield
+        await conn.rollback()
+
+
+@asynccontextmanager
+async def splitting(bench: StoreBench, url: str) -> AsyncIterator[str]:
+    """A batch of two cells that share an execution, which at the end is split."""
+    batch = await bench.batch(cases=1, variants=2, share_prefix=True)
+    assert await bench.store.executions.admit(batch.id, 9, actor="scheduler") == 1
+    (held,) = await bench.claim()
+    (_, moved) = (await bench.store.cells.list(batch.id)).items
+    async with held_up(url, CELL, moved.id):
+        split = asyncio.create_task(bench.settle(held, "split", parts=((0,), (1,))))
+        await waiting(bench.db, 1)
+        yield batch.id
+    assert await split is None
+
+
+async def test_a_part_that_splits_off_while_the_batch_stops_is_stopped_too(
+    bench: StoreBench, url: str
+) -> None:
+    async with splitting(bench, url) as id:
+        stopping = asyncio.create_task(bench.store.batches.stop(id, None, actor="me"))
+        await waiting(bench.db, 2)
+    await stopping
+    assert await bench.cells(id) == ["CANCELLED", "CANCELLED"]
+    executions = (await bench.store.executions.list(batch_id=id)).items
+    assert [one.status for one in executions] == ["CANCELLED", "CANCELLED"]
+
+
+async def test_a_part_that_splits_off_while_its_version_is_given_up_fails_too(
+    bench: StoreBench, url: str
+) -> None:
+    error = errors.EntryFailed("the entry raised ImportError")
+    async with splitting(bench, url) as id:
+        giving_up = asyncio.create_task(
+            bench.store.executions.abandon(bench.version.version, error, actor="s")
+        )
+        await waiting(bench.db, 2)
+    assert await giving_up == 2
+    assert await bench.cells(id) == ["FAILED", "FAILED"]
