@@ -11,6 +11,7 @@ from tests.integration.store_bench import StoreBench
 from tests.integration.test_store_events import waiting
 from wtb_ray import errors
 from wtb_ray.db import Database
+from wtb_ray.model import Budget, Case
 
 BATCH = "SELECT FROM batches WHERE id = %s FOR NO KEY UPDATE"
 CELL = "SELECT FROM cells WHERE id = %s FOR NO KEY UPDATE"
@@ -69,3 +70,34 @@ async def test_a_part_that_splits_off_while_its_version_is_given_up_fails_too(
         await waiting(bench.db, 2)
     assert await giving_up == 2
     assert await bench.cells(id) == ["FAILED", "FAILED"]
+
+
+async def test_the_budget_of_cells_is_exact_however_many_admit(bench: StoreBench, url: str) -> None:
+    batch = await bench.batch(cases=6, variants=1, budget=Budget(cells=2))
+    async with held_up(url, BATCH, batch.id):
+        admitting = [
+            asyncio.create_task(bench.store.executions.admit(batch.id, 2, actor="scheduler"))
+            for _ in range(2)
+        ]
+        await waiting(bench.db, 2)
+    assert sorted(await asyncio.gather(*admitting)) == [0, 2]
+
+
+async def test_a_batch_grows_by_all_that_is_added_at_the_same_time(
+    bench: StoreBench, url: str
+) -> None:
+    batch = await bench.batch(cases=1, variants=2)
+    async with held_up(url, BATCH, batch.id):
+        growing = [
+            asyncio.create_task(
+                bench.store.batches.extend(
+                    batch.id, [Case(id=id, input={"x": 1})], (), None, max_cells=99, actor="me"
+                )
+            )
+            for id in ("one", "other")
+        ]
+        await waiting(bench.db, 2)
+    await asyncio.gather(*growing)
+    cells = (await bench.store.cells.list(batch.id)).items
+    assert [cell.case_id for cell in cells[:2]] == ["c0", "c0"]
+    assert sorted(cell.case_id for cell in cells[2:]) == ["one", "one", "other", "other"]
