@@ -5,16 +5,19 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import psycopg
+import pytest
 import pytest_asyncio
 
 from tests.integration.store_bench import StoreBench
 from tests.integration.test_store_events import waiting
 from wtb_ray import errors
 from wtb_ray.db import Database
-from wtb_ray.model import Budget, Case
+from wtb_ray.model import Budget, Case, Fault
+from wtb_ray.store.sql import SQL
 
 BATCH = "SELECT FROM batches WHERE id = %s FOR NO KEY UPDATE"
 CELL = "SELECT FROM cells WHERE id = %s FOR NO KEY UPDATE"
+FAULT = Fault(code="node_failed", type="ValueError", message="no")
 
 
 @pytest_asyncio.fixture
@@ -101,3 +104,39 @@ async def test_a_batch_grows_by_all_that_is_added_at_the_same_time(
     cells = (await bench.store.cells.list(batch.id)).items
     assert [cell.case_id for cell in cells[:2]] == ["c0", "c0"]
     assert sorted(cell.case_id for cell in cells[2:]) == ["one", "one", "other", "other"]
+
+
+async def test_cells_that_run_again_use_what_they_gave_back_of_the_budget(
+    bench: StoreBench, url: str
+) -> None:
+    batch = await bench.batch(cases=3, variants=1, budget=Budget(cells=2))
+    assert await bench.store.executions.admit(batch.id, 9, actor="scheduler") == 2
+    failed, _ = await bench.claim()
+    assert await bench.settle(failed, "fail", fault=FAULT) is None
+    async with held_up(url, BATCH, batch.id):
+        again = asyncio.create_task(bench.store.batches.rerun(batch.id, ["FAILED"], actor="me"))
+        await waiting(bench.db, 1)
+        enforcing = asyncio.create_task(bench.store.batches.enforce_budgets(actor="scheduler"))
+        await waiting(bench.db, 2)
+    await again
+    assert await enforcing == []
+    assert await bench.store.executions.admit(batch.id, 9, actor="scheduler") == 1
+    assert await bench.store.batches.enforce_budgets(actor="scheduler") == [batch.id]
+
+
+async def test_a_batch_that_gets_more_to_do_while_it_is_closed_stays_open(
+    bench: StoreBench, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (failed,) = await bench.claimed()
+    assert await bench.settle(failed, "fail", fault=FAULT) is None
+    # Whoever closes has seen that all has ended, and stands before the lock of the row.
+    looking = "b.status = 'RUNNING' AND pg_advisory_xact_lock_shared(7)::text IS NOT NULL"
+    closing = SQL["lock_finished"].replace("b.status = 'RUNNING'", looking)
+    monkeypatch.setitem(SQL, "lock_finished", closing)
+    async with held_up(url, "SELECT pg_advisory_xact_lock(%s)", 7):
+        closed = asyncio.create_task(bench.store.batches.close(actor="scheduler"))
+        await waiting(bench.db, 1)
+        assert failed.batch_id is not None
+        await bench.store.batches.rerun(failed.batch_id, ["FAILED"], actor="me")
+    assert await closed == []
+    assert await bench.store.executions.admit(failed.batch_id, 9, actor="scheduler") == 1
