@@ -1,7 +1,7 @@
 """Commands on a batch that wait for each other's rows: each goes by what is there when it has them."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import psycopg
@@ -140,3 +140,21 @@ async def test_a_batch_that_gets_more_to_do_while_it_is_closed_stays_open(
         await bench.store.batches.rerun(failed.batch_id, ["FAILED"], actor="me")
     assert await closed == []
     assert await bench.store.executions.admit(failed.batch_id, 9, actor="scheduler") == 1
+
+
+async def test_cells_are_listed_while_variants_are_added(
+    bench: StoreBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = await bench.batch(cases=1, variants=1)
+    read = bench.store.cells._bindings
+
+    async def then_grows(id: str) -> Sequence[dict[str, str]]:
+        found = await read(id)
+        more = ((), [{"node": "more"}], None)
+        await bench.store.batches.extend(id, *more, max_cells=9, actor="me")
+        return found
+
+    monkeypatch.setattr(bench.store.cells, "_bindings", then_grows)
+    for count in (1, 2):
+        assert len((await bench.store.cells.list(batch.id)).items) == count
+        monkeypatch.undo()
