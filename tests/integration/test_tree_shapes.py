@@ -133,6 +133,14 @@ async def test_members_that_differ_inside_a_subgraph_part_before_it(travel: Trav
     assert done == {"before": 1, "in1": 3, "in2": 1, "in2!a": 1, "in2!b": 1}
 
 
+async def test_a_subgraph_remembers_what_it_did_before_the_variants_parted(
+    travel: TravelBench,
+) -> None:
+    bench, batch, _ = await ran(travel, "remembering", ["between"], rows("between"))
+    assert await executions(bench, batch) == 3
+    assert [state["left"] for state in (await bench.states(batch)).values()] == [[2]] * 3
+
+
 async def test_a_volatile_node_ends_all_sharing(travel: TravelBench) -> None:
     spec = {"execution": ExecutionConfig(volatile_nodes=("three",))}
     _, _, done = await ran(travel, "line", ["five"], rows("five"), spec=spec)
