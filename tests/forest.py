@@ -43,6 +43,11 @@ class Counting(State):
     remaining: RemainingSteps
 
 
+class Memory(TypedDict, total=False):
+    left: list[int]
+    calls: Annotated[int, operator.add]
+
+
 def ran(state: Any, name: str) -> str:
     told: str = name + wtb_ray.params().get("mark", "")
     RAN[state["key"]][told] += 1
@@ -180,6 +185,29 @@ def nested() -> Builder:
     graph = _line("before")
     graph.add_node("outer", inner.compile())
     graph.add_edge("before", "outer")
+    return graph
+
+
+def remembering() -> Builder:
+    """`outer` is a graph with a memory: it says how often it was called. `between` follows, twice."""
+
+    async def count(state: Memory) -> dict[str, Any]:
+        return {"calls": 1}
+
+    async def tell(state: Memory) -> dict[str, Any]:
+        return {"left": [state["calls"]]}
+
+    inner: Builder = StateGraph(Memory, output_schema=State)
+    inner.add_sequence([count, tell])
+    inner.add_edge(START, "count")
+    graph: Builder = StateGraph(State)
+    graph.add_node("outer", inner.compile(checkpointer=True))
+    graph.add_node("between", node("between"))
+    graph.add_edge(START, "outer")
+    graph.add_edge("outer", "between")
+    graph.add_conditional_edges(
+        "between", lambda state: "outer" if len(state["trail"]) < 2 else END, ["outer", END]
+    )
     return graph
 
 

@@ -7,12 +7,14 @@ import pytest
 
 from tests.integration.integrity_bench import Names
 from tests.integration.machine_bench import Program
+from tests.integration.store_bench import StoreBench
 from tests.integration.test_scheduling import SPEC, Bench, bench, cases
 from tests.integration.travel_bench import TravelBench, travel
 from wtb_ray.actors.integrity import IntegrityChecker
+from wtb_ray.db import Database
 from wtb_ray.integrity.checking import Processes
 from wtb_ray.integrity.reports import IntegrityReport
-from wtb_ray.model import FileTrackingConfig, ProjectSpec, ScorerSpec
+from wtb_ray.model import Fault, FileTrackingConfig, ProjectSpec, ScorerSpec
 from wtb_ray.settings import Settings
 
 __all__ = ["bench", "travel"]
@@ -79,3 +81,20 @@ async def test_nothing_is_wrong_after_a_runner_has_died(bench: Bench, url: str) 
             assert [finding.message for finding in (await checker.check()).items] == []
     finally:
         await checker.close()
+
+
+async def test_nothing_is_wrong_with_a_cell_that_was_stopped_before_the_others_ran_again(
+    db: Database, url: str, tmp_path: Path
+) -> None:
+    stores = await StoreBench.make(db)
+    await stores.runner()
+    batch = await stores.batch(cases=1, variants=3, share_prefix=True)
+    await stores.store.executions.admit(batch.id, 9, actor="scheduler")
+    (held,) = await stores.claim()
+    await stores.store.splits.stop_variant(batch.id, "v2", actor="me")
+    fault = Fault(code="node_failed", type="ValueError", message="no")
+    assert await stores.settle(held, "fail", fault=fault) is None
+    await stores.store.batches.rerun(batch.id, ["FAILED"], actor="me")
+    assert await stores.cells(batch.id) == ["PENDING", "PENDING", "CANCELLED"]
+    report = await checked(Settings(data_dir=tmp_path), url, Names("r1"))
+    assert [finding.message for finding in report.items] == []

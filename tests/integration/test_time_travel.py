@@ -367,3 +367,17 @@ async def test_the_files_of_a_rollback_displace_nothing_for_good(
     assert (await travel.resume(failed.id)).status == E.COMPLETED
     (restore, *_) = await travel.store.files.restores(failed.id)
     assert restore.before is not None
+
+
+async def test_a_subgraph_remembers_what_it_did_before_the_checkpoint_gone_back_to(
+    travel: TravelBench,
+) -> None:
+    version = await travel.register("tests.forest:remembering")
+    done = await travel.run(version, {"key": "k", "trail": []})
+    places = {s.step: s.checkpoint_id for s in await travel.steps(done.id) if s.step >= 0}
+    for step in (2, 0, 3, 1, 2):
+        child = await fork(travel, done.id, places[step])
+        await travel.branches.roll_back(done.id, places[step], actor="me")
+        for id in (done.id, child.id):
+            await travel.resume(id)
+            assert (await travel.state(id))["left"] == [2], step

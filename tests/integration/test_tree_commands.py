@@ -34,8 +34,9 @@ async def at(bench: SteeringBench, batch: str, status: str) -> list[Any]:
             cells: list[Any] = (await bench.http.get(f"/batch-tests/{batch}/cells"))["items"]
             ids = {cell["execution_id"] for cell in cells} - {None}
             found = [(await bench.http.get(f"/executions/{id}"))["status"] for id in ids]
-            if found and set(found) == {status}:
-                return cells
+            if found and set(found) == {status}:  # the cells were read before that
+                now: list[Any] = (await bench.http.get(f"/batch-tests/{batch}/cells"))["items"]
+                return now
             await asyncio.sleep(0.01)
 
 

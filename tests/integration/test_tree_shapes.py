@@ -133,6 +133,14 @@ async def test_members_that_differ_inside_a_subgraph_part_before_it(travel: Trav
     assert done == {"before": 1, "in1": 3, "in2": 1, "in2!a": 1, "in2!b": 1}
 
 
+async def test_a_subgraph_remembers_what_it_did_before_the_variants_parted(
+    travel: TravelBench,
+) -> None:
+    bench, batch, _ = await ran(travel, "remembering", ["between"], rows("between"))
+    assert await executions(bench, batch) == 3
+    assert [state["left"] for state in (await bench.states(batch)).values()] == [[2]] * 3
+
+
 async def test_a_volatile_node_ends_all_sharing(travel: TravelBench) -> None:
     spec = {"execution": ExecutionConfig(volatile_nodes=("three",))}
     _, _, done = await ran(travel, "line", ["five"], rows("five"), spec=spec)
@@ -211,3 +219,18 @@ async def test_a_split_is_told_with_its_parts(travel: TravelBench) -> None:
     forks = await travel.branches.forks(trunk)
     assert {fork.id for fork in forks} == {c.execution_id for c in cells[1:]}
     assert {fork.binding["five"] for fork in forks} == {"a", "b"}
+
+
+async def test_a_step_is_one_step_for_all_that_part_after_it(travel: TravelBench) -> None:
+    version = await travel.register("tests.forest:line", variants=marked("two"))
+    bench, key = TreeBench(travel, version), new_id("k")
+    batch = await bench.batch(rows("two"), [{"key": key, "trail": []}])
+    await travel.store.executions.admit(batch.id, 9, actor="scheduler")
+    (shared,) = (await travel.store.executions.list(batch_id=batch.id)).items
+    await travel.store.control.pause(shared.id, actor="me")
+    await travel.store.control.step(shared.id, actor="me")
+    for _ in range(3):
+        await bench.round(batch)
+    found = (await travel.store.executions.list(batch_id=batch.id)).items
+    assert [(one.status, one.head_step) for one in found] == [("PAUSED", 1)] * 3
+    assert dict(RAN.pop(key)) == {"one": 1}

@@ -66,19 +66,26 @@ WHERE b.id = %(id)s
 
 -- name: admitting_batch
 SELECT project, version, bindings, recursion_limit, priority, share_prefix,
-       -- How many cells its budget still lets begin; null is no limit.
-       (budget::json ->> 'cells')::bigint - (
-           SELECT count(*) FROM cells WHERE batch_id = b.id AND execution_id IS NOT NULL
-           AND b.budget::json ->> 'cells' IS NOT NULL) AS room
-FROM batches b WHERE id = %(id)s AND status = 'RUNNING' FOR NO KEY UPDATE
+       budget::json ->> 'cells' IS NOT NULL AS limited
+FROM batches WHERE id = %(id)s AND status = 'RUNNING' FOR NO KEY UPDATE
+
+-- name: room_of_batch
+-- How many cells its budget still lets begin. Asked when the batch is locked: a statement that has
+-- waited for the lock still sees the cells of before.
+SELECT (b.budget::json ->> 'cells')::bigint - (
+    SELECT count(*) FROM cells WHERE batch_id = b.id AND execution_id IS NOT NULL) AS room
+FROM batches b WHERE id = %(id)s
 
 -- name: lock_batch
 SELECT id, project, status, reason FROM batches WHERE id = %(id)s FOR NO KEY UPDATE
 
 -- name: lock_matrix
-SELECT id, project, status, reason, bindings, variants, cases, repetitions, (
-    SELECT coalesce(max(ordinal), -1) + 1 FROM cells WHERE batch_id = %(id)s) AS next_ordinal
+SELECT id, project, status, reason, bindings, variants, cases, repetitions
 FROM batches WHERE id = %(id)s FOR NO KEY UPDATE
+
+-- name: next_ordinal
+-- Asked when the batch is locked, as `room_of_batch` is.
+SELECT coalesce(max(ordinal), -1) + 1 AS ordinal FROM cells WHERE batch_id = %(id)s
 
 -- name: extend_batch
 UPDATE batches SET

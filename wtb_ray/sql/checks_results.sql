@@ -24,9 +24,9 @@ FROM cells c
 JOIN executions e ON e.id = c.execution_id
 JOIN batches b ON b.id = c.batch_id
 WHERE c.id BETWEEN %(first)s AND %(last)s AND NOT c.status = ANY (
-    -- One that was stopped alone leaves what it shared to the others.
-    CASE WHEN c.status IN ('CANCELLED', 'EXCLUDED') AND EXISTS (
-             SELECT FROM cells o WHERE o.execution_id = c.execution_id AND o.id <> c.id)
+    -- One that was stopped alone leaves what it shared to the others, which may run again elsewhere.
+    CASE WHEN c.status IN ('CANCELLED', 'EXCLUDED') AND (c.ended_at < e.ended_at OR EXISTS (
+             SELECT FROM cells o WHERE o.execution_id = c.execution_id AND o.id <> c.id))
          THEN ARRAY[c.status] END || CASE e.status
         WHEN 'COMPLETED' THEN ARRAY['DONE', 'EXCLUDED', 'SCORING']
         WHEN 'FAILED' THEN ARRAY['FAILED', 'EXCLUDED']

@@ -143,6 +143,28 @@ WHERE w.thread_id = %(from)s AND (
     w.checkpoint_ns = '' AND w.checkpoint_id = %(checkpoint_id)s
     OR (w.checkpoint_ns, w.checkpoint_id) IN (SELECT checkpoint_ns, checkpoint_id FROM inner_rows))
 
+-- name: copy_memories
+-- What subgraphs that keep their state from call to call had before the tasks of this checkpoint: the
+-- newest row of each, with what it refers to. Their namespaces name no task.
+WITH memories AS (
+    SELECT DISTINCT ON (checkpoint_ns) * FROM checkpoints
+    WHERE thread_id = %(from)s AND checkpoint_ns <> '' AND checkpoint_ns !~ ':'
+      AND metadata -> 'parents' ->> '' < %(checkpoint_id)s
+    ORDER BY checkpoint_ns, checkpoint_id DESC
+), copied AS (
+    INSERT INTO checkpoints
+        (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata)
+    SELECT t, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata
+    FROM memories CROSS JOIN unnest(%(to)s::text[]) AS t
+)
+INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
+SELECT t, b.checkpoint_ns, b.channel, b.version, b.type, b.blob
+FROM memories c CROSS JOIN unnest(%(to)s::text[]) AS t
+CROSS JOIN LATERAL jsonb_each_text(c.checkpoint -> 'channel_versions') AS v (channel, version)
+JOIN checkpoint_blobs b ON b.thread_id = c.thread_id AND b.checkpoint_ns = c.checkpoint_ns
+    AND b.channel = v.channel AND b.version = v.version
+ON CONFLICT DO NOTHING
+
 -- name: copy_points
 INSERT INTO restore_points (thread_id, checkpoint_id, seq, task_ids, inner_ids, manifest, reason)
 SELECT t, checkpoint_id, seq, task_ids, inner_ids, manifest, reason

@@ -128,6 +128,7 @@ SELECT id, epoch, wanted FROM executions WHERE owner = %(owner)s
 SELECT id, project, batch_id, status, epoch, owner, wanted, reason, attempt, suspect,
        xmin::text AS written_by, pg_current_xact_id()::text AS xid
 FROM executions WHERE batch_id = %(batch_id)s AND status IN ('PENDING', 'RUNNING', 'PAUSED')
+  AND NOT id = ANY(%(seen)s::text[])
 ORDER BY id FOR NO KEY UPDATE
 
 -- name: lock_given_up
@@ -136,6 +137,7 @@ SELECT id, project, batch_id, status, epoch, owner, wanted, reason, attempt, sus
 FROM executions
 WHERE version = %(version)s
   AND (status = 'PENDING' OR status = 'RUNNING' AND batch_id = ANY(%(batches)s::text[]))
+  AND NOT id = ANY(%(seen)s::text[])
 ORDER BY id FOR NO KEY UPDATE
 
 -- name: parties

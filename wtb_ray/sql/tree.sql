@@ -7,11 +7,11 @@ WHERE execution_id = %(id)s AND status IN ('PENDING', 'RUNNING', 'SCORING') ORDE
 INSERT INTO executions
     (id, project, version, binding, input, status, reason, recursion_limit, breakpoints, priority,
      batch_id, case_ordinal, repetition, thread_id, head, head_step, passed, forked_from, forked_at,
-     parked_at, tracking, deadline)
+     parked_at, tracking, deadline, wanted)
 SELECT p.id, e.project, e.version, p.binding, e.input, %(status)s, %(reason)s, e.recursion_limit,
        e.breakpoints, e.priority, e.batch_id, e.case_ordinal, e.repetition, p.id || '.0', e.head,
        e.head_step, e.passed, e.id, e.head, CASE WHEN %(status)s = 'PAUSED' THEN now() END, e.tracking,
-       e.deadline
+       e.deadline, CASE WHEN e.wanted = 'step' THEN 'step' ELSE 'run' END
 FROM executions e CROSS JOIN unnest(%(ids)s::text[], %(bindings)s::text[]) AS p (id, binding)
 WHERE e.id = %(id)s
 

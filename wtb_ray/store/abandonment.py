@@ -1,5 +1,9 @@
 """What becomes of waiting work when no runner can be had for its version."""
 
+from collections.abc import Sequence
+
+from psycopg.rows import DictRow
+
 from wtb_ray import errors, events
 from wtb_ray.db import Connection, Database
 from wtb_ray.model import Fault
@@ -22,14 +26,23 @@ async def abandon(db: Database, version: str, error: errors.WTBError, actor: str
         for batch in batches:
             await change_batch(conn, batch, "fail", events.BatchFailed(reason=error.message), actor)
             await cancel_pending_cells(conn, batch["id"])
-        params = {"version": version, "batches": [batch["id"] for batch in batches]}
-        rows = await (await conn.execute(SQL["lock_given_up"], params)).fetchall()
-        running = [row["id"] for row in rows if row["status"] == ExecutionStatus.RUNNING]
-        await conn.execute(SQL["want_stop"], {"ids": running, "reason": error.code})
-        waiting = in_order([row for row in rows if row["status"] == ExecutionStatus.PENDING])
-        await apply(
-            conn, [Change(row, "fail", actor, reason=error.code, fault=fault) for row in waiting]
-        )
-        return len(waiting)
+        failed, seen = 0, list[str]()
+        while True:  # a split may have made some before its execution was locked
+            params = {"version": version, "batches": [b["id"] for b in batches], "seen": seen}
+            rows = await (await conn.execute(SQL["lock_given_up"], params)).fetchall()
+            if not rows:
+                return failed
+            failed += await _give_up(conn, rows, fault, actor)
+            seen += [row["id"] for row in rows]
 
     return await transact(db, work)
+
+
+async def _give_up(conn: Connection, rows: Sequence[DictRow], fault: Fault, actor: str) -> int:
+    """Has what runs stop, and fails what waits; gives how many those are."""
+    running = [row["id"] for row in rows if row["status"] == ExecutionStatus.RUNNING]
+    await conn.execute(SQL["want_stop"], {"ids": running, "reason": fault.code})
+    waiting = in_order([row for row in rows if row["status"] == ExecutionStatus.PENDING])
+    changes = [Change(row, "fail", actor, reason=fault.code, fault=fault) for row in waiting]
+    await apply(conn, changes)
+    return len(waiting)

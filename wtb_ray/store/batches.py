@@ -22,7 +22,7 @@ from wtb_ray.model import (
     canonical,
     new_id,
 )
-from wtb_ray.states import BatchStatus
+from wtb_ray.states import TERMINAL_CELL, BatchStatus
 from wtb_ray.store import costs, projects
 from wtb_ray.store.budgets import enforce
 from wtb_ray.store.changes import cancel_pending_cells, change_batch, legal
@@ -189,8 +189,15 @@ class Batches:
             row = await _lock(conn, id)
             legal(row, "batch", "stop")
             await change_batch(conn, row, "stop", events.BatchCancelled(reason=reason), actor)
-            cursor = await conn.execute(SQL["lock_unended"], {"batch_id": id})
-            await stop(conn, in_order(await cursor.fetchall()), reason, actor)
+            seen: builtins.list[str] = []
+            while True:  # a split may have made some before its execution was locked
+                params = {"batch_id": id, "seen": seen}
+                cursor = await conn.execute(SQL["lock_unended"], params)
+                rows = in_order(await cursor.fetchall())
+                if not rows:
+                    break
+                await stop(conn, rows, reason, actor)
+                seen += [row["id"] for row in rows]
             await cancel_pending_cells(conn, id)
             return await _get(conn, id)
 
@@ -300,6 +307,8 @@ class Batches:
             cursor = await conn.execute(SQL["lock_finished"])
             rows = in_order(await cursor.fetchall())
             counts = await _counts(conn, [row["id"] for row in rows])
+            # One may have got more to do after it was looked at, before its row was locked.
+            rows = [row for row in rows if counts.get(row["id"], {}).keys() <= TERMINAL_CELL]
             for row in rows:
                 event = events.BatchCompleted(counts=counts.get(row["id"], {}))
                 await change_batch(conn, row, "complete", event, actor)

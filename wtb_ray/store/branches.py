@@ -294,9 +294,9 @@ async def begin(
             reason="not stored",
         )
     await conn.execute(SQL["copy_blobs"], params)
-    if mode == "as_it_stands":
-        for name in ("copy_inner", "copy_points", "copy_answers"):
-            await conn.execute(SQL[name], params)
+    stands = ("copy_inner", "copy_points", "copy_answers") if mode == "as_it_stands" else ()
+    for name in (*stands, "copy_memories"):
+        await conn.execute(SQL[name], params)
 
 
 def branch_event(thread: str, origin: Origin, reason: str) -> events.Event:

@@ -3,12 +3,9 @@
 What runs goes on to its end, so that somewhat more may be spent than the budget says.
 """
 
-from psycopg.rows import DictRow
-
 from wtb_ray import errors, events, spending, states
 from wtb_ray.db import Connection, Database
 from wtb_ray.model import Budget, Cost, Fault, canonical
-from wtb_ray.states import BatchStatus
 from wtb_ray.store import costs
 from wtb_ray.store.events import Entry, append_many
 from wtb_ray.store.sql import SQL
@@ -18,11 +15,17 @@ from wtb_ray.store.transactions import transact
 async def enforce(db: Database, actor: str) -> list[str]:
     """Excludes the waiting cells of running batches that have used up a budget; gives their ids."""
     async with db.connection() as conn:
-        rows = await (await conn.execute(SQL["open_budgets"])).fetchall()
-        if not rows:
-            return []
-        incurred = await costs.incurred(conn, [row["id"] for row in rows])
-    stopped = []
+        over = await _used_up(conn)
+    return [id for id in over if await _exclude(db, id, actor)]
+
+
+async def _used_up(conn: Connection, id: str | None = None) -> dict[str, spending.Exceeded]:
+    """The budgets that are used up, by batch: of all, or of this one."""
+    rows = await (await conn.execute(SQL["open_budgets"], {"id": id})).fetchall()
+    if not rows:
+        return {}
+    incurred = await costs.incurred(conn, [row["id"] for row in rows])
+    found = {}
     for row in rows:
         cost, tokens = incurred.get(row["id"], (Cost(), 0.0))
         used = {
@@ -33,33 +36,37 @@ async def enforce(db: Database, actor: str) -> list[str]:
             "wall_time_s": row["ran_s"],
         }
         over = spending.exceeded(Budget.model_validate_json(row["budget"]), used)
-        if over is not None and await _exclude(db, row, over, actor):
-            stopped.append(row["id"])
-    return stopped
+        if over is not None:
+            found[row["id"]] = over
+    return found
 
 
-async def _exclude(db: Database, row: DictRow, over: spending.Exceeded, actor: str) -> bool:
-    message = f"the budget of {over.limit:g} {over.budget} is used up: {over.spent:g}"
-    fault = Fault(
-        code=errors.BudgetExceeded.code, type=errors.BudgetExceeded.__name__, message=message
-    )
-    params = {
-        "batch_id": row["id"],
-        "status": str(states.CELL["exclude"][1]),
-        "error": canonical(fault.model_dump(mode="json")),
-    }
-
+async def _exclude(db: Database, id: str, actor: str) -> bool:
     async def work(conn: Connection) -> bool:
-        batch = await (await conn.execute(SQL["lock_batch"], {"id": row["id"]})).fetchone()
-        if batch is None or batch["status"] != BatchStatus.RUNNING:
+        batch = await (await conn.execute(SQL["lock_batch"], {"id": id})).fetchone()
+        # Cells that run again meanwhile have given back what they took of a budget of cells.
+        over = (await _used_up(conn, id)).get(id)
+        if batch is None or over is None:
             return False
+        fault = _fault(over)
+        params = {
+            "batch_id": id,
+            "status": str(states.CELL["exclude"][1]),
+            "error": canonical(fault.model_dump(mode="json")),
+        }
         excluded = (await conn.execute(SQL["exclude_pending_cells"], params)).rowcount
-        if not excluded:
-            return False
-        reason = f"{fault.code}: {message}"
-        await conn.execute(SQL["say_reason"], {"id": row["id"], "reason": reason})
+        reason = f"{fault.code}: {fault.message}"
+        await conn.execute(SQL["say_reason"], {"id": id, "reason": reason})
         event = events.BudgetExceeded(**over._asdict(), excluded=excluded)
-        await append_many(conn, [Entry(actor, event, batch["project"], None, row["id"])])
+        await append_many(conn, [Entry(actor, event, batch["project"], None, id)])
         return True
 
     return await transact(db, work)
+
+
+def _fault(over: spending.Exceeded) -> Fault:
+    return Fault(
+        code=errors.BudgetExceeded.code,
+        type=errors.BudgetExceeded.__name__,
+        message=f"the budget of {over.limit:g} {over.budget} is used up: {over.spent:g}",
+    )

@@ -35,9 +35,9 @@ class Cells:
         Raises:
             UnknownBatch: There is no such batch.
         """
-        bindings = await self._bindings(batch_id)
         last = number_after(after)
         rows = await self._rows(batch_id, last, limit + 1, None if status is None else str(status))
+        bindings = await self._bindings(batch_id)  # read last: those of rows just added are in it
         return page(
             rows, limit, lambda row: _result(row, bindings), lambda row: str(row["ordinal"])
         )

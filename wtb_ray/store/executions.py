@@ -333,8 +333,9 @@ async def _admit(conn: Connection, batch_id: str, limit: int, actor: str) -> int
     }
     cells = await (await conn.execute(SQL["pick_cells"], params)).fetchall()
     groups = _groups(cells, bindings, shared=shared)[:limit]
-    if batch["room"] is not None:
-        groups = list(_within(groups, batch["room"]))
+    if batch["limited"]:
+        row = await (await conn.execute(SQL["room_of_batch"], {"id": batch_id})).fetchone()
+        groups = list(_within(groups, 0 if row is None else row["room"]))
     if not groups:
         return 0
     ids = [new_id("e") for _ in groups]

@@ -104,7 +104,8 @@ async def extend(
     wanted = plan.Sides(
         had.variants + len(more), had.cases + len(fresh), _repetitions(batch, repetitions)
     )
-    places = plan.added(had, wanted, batch["next_ordinal"], max_cells)
+    next_ordinal = await _next_ordinal(conn, batch["id"])
+    places = plan.added(had, wanted, next_ordinal, max_cells)
     if wanted == had:
         return 0
     made = list(places)
@@ -129,6 +130,12 @@ async def extend(
     )
     await go_on(conn, batch, event, actor)
     return len(made)
+
+
+async def _next_ordinal(conn: Connection, id: str) -> int:
+    row = await (await conn.execute(SQL["next_ordinal"], {"id": id})).fetchone()
+    ordinal: int = 0 if row is None else row["ordinal"]
+    return ordinal
 
 
 def _repetitions(batch: DictRow, wanted: int | None) -> int:
