@@ -3,6 +3,7 @@
 What they say goes to this module, which works because these tests run runners as objects.
 """
 
+import asyncio
 import itertools
 import operator
 from collections import Counter, defaultdict
@@ -21,6 +22,10 @@ Builder = StateGraph[Any, Any, Any, Any]
 
 RAN: defaultdict[str, Counter[str]] = defaultdict(Counter)
 """How often each node ran as which variant, by the key in the state: `node` or `node!mark`."""
+
+
+HELD: set[tuple[str, str]] = set()
+"""Nodes that wait when they have said that they ran, by key and name, as long as they are in here."""
 
 
 @dataclass
@@ -56,7 +61,10 @@ def ran(state: Any, name: str) -> str:
 
 def node(name: str) -> Any:
     async def run(state: State) -> dict[str, Any]:
-        return {"trail": [ran(state, name)]}
+        told = ran(state, name)
+        while (state["key"], name) in HELD:
+            await asyncio.sleep(0.005)
+        return {"trail": [told]}
 
     return run
 

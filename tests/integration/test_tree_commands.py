@@ -3,13 +3,14 @@
 import asyncio
 from typing import Any
 
-from tests.forest import RAN, marked
+from tests.forest import HELD, RAN, marked
 from tests.integration.steering_bench import SteeringBench, bench
 from wtb_ray.model import ProjectSpec, new_id
 
 __all__ = ["bench"]
 
 SPEC = ProjectSpec(name="forest", entry="tests.forest:asking", variants=marked("after"))
+LINE = ProjectSpec(name="line", entry="tests.forest:line", variants=marked("four", "five"))
 ROWS: list[dict[str, str]] = [{}, {"after": "a"}, {"after": "b"}]
 
 
@@ -144,3 +145,46 @@ async def test_a_cell_of_another_execution_is_refused(bench: SteeringBench) -> N
     body = {"values": {"way": "x"}, "cell": 10**9}
     error = await bench.refused("PATCH", f"/executions/{execution}/state", body, 409)
     assert (error["code"], error["details"]["field"]) == ("conflict", "cell")
+
+
+async def test_a_cell_is_taken_out_of_what_runs_without_holding_it_up(
+    bench: SteeringBench,
+) -> None:
+    await bench.register(LINE)
+    key = new_id("k")
+    HELD.add((key, "two"))
+    body = {
+        "variant_matrix": [{}, {"five": "a"}, {"five": "b"}],
+        "test_cases": [{"id": "c", "input": {"key": key, "trail": []}}],
+    }
+    batch = (await bench.http.post("/workflows/line/batch-test", body, 202))["id"]
+    async with asyncio.timeout(30):
+        while not RAN[key]["two"]:
+            await asyncio.sleep(0.01)
+    cells = (await bench.http.get(f"/batch-tests/{batch}/cells"))["items"]
+    (execution,) = {cell["execution_id"] for cell in cells}
+    stopped = await bench.http.post(
+        f"/executions/{execution}/stop", {"cell": cells[0]["id"], "kill": True}, 202
+    )
+    assert (stopped["status"], stopped["id"] != execution) == ("CANCELLED", True)
+    swapped = await bench.post(
+        f"/executions/{execution}/swap",
+        {"node": "four", "variant": "a", "cell": cells[1]["id"]},
+    )
+    assert swapped["binding"] == {"five": "a", "four": "a"}
+    assert (await bench.http.get(f"/executions/{execution}"))["status"] == "RUNNING"
+    HELD.discard((key, "two"))
+    async with asyncio.timeout(30):
+        while (await bench.http.get(f"/batch-tests/{batch}"))["status"] != "COMPLETED":
+            await asyncio.sleep(0.01)
+    ended = (await bench.http.get(f"/batch-tests/{batch}/cells"))["items"]
+    assert [cell["status"] for cell in ended] == ["CANCELLED", "DONE", "DONE"]
+    assert await trail(bench, ended[1]["execution_id"]) == [
+        "one",
+        "two",
+        "three",
+        "four!a",
+        "five!a",
+    ]
+    assert await trail(bench, execution) == ["one", "two", "three", "four", "five!b"]
+    assert RAN.pop(key)["one"] == 1

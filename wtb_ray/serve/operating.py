@@ -13,7 +13,7 @@ from pydantic_core import to_jsonable_python
 from wtb_ray import errors
 from wtb_ray.control import Operation, StateRequest
 from wtb_ray.model import Execution, ProjectVersion, new_id
-from wtb_ray.states import TERMINAL_EXECUTION, ExecutionStatus, PauseReason, Wanted
+from wtb_ray.states import ExecutionStatus, PauseReason, Wanted
 from wtb_ray.store import Store
 
 log = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ class Operating:
             UnknownExecution: There is none with this id.
             SharedExecution: Several cells share it, and none is named.
             InvalidTransition: It runs, and the command needs it to rest, or it has ended.
-            Conflict: It does not run for this cell, or its nodes did not end in time.
+            Conflict: It does not run for this cell.
         """
         if cell is None:
             cells = await self.store.splits.cells(id)
@@ -115,13 +115,8 @@ class Operating:
                     cells=cells,
                 )
             return id
-        execution, paused = await self.store.executions.get(id), False
-        if moving and execution.status not in TERMINAL_EXECUTION:
-            execution, paused = await self.at_rest(id, actor)
-        try:
-            return (await self.store.splits.split_off(id, cell, go_on=paused, actor=actor)).id
-        finally:
-            await self.go_on(id, paused, actor)
+        own = await self.store.splits.split_off(id, cell, running=moving, actor=actor)
+        return own.id
 
     async def at_rest(self, id: str, actor: str) -> tuple[Execution, bool]:
         """The execution once it rests: paused for this where it ran; and whether it was.

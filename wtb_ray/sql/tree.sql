@@ -11,7 +11,7 @@ INSERT INTO executions
 SELECT p.id, e.project, e.version, p.binding, e.input, %(status)s, %(reason)s, e.recursion_limit,
        e.breakpoints, e.priority, e.batch_id, e.case_ordinal, e.repetition, p.id || '.0', e.head,
        e.head_step, e.passed, e.id, e.head, CASE WHEN %(status)s = 'PAUSED' THEN now() END, e.tracking,
-       e.deadline, CASE WHEN e.wanted = 'step' THEN 'step' ELSE 'run' END
+       e.deadline, CASE WHEN e.wanted IN ('step', 'pause') THEN e.wanted ELSE 'run' END
 FROM executions e CROSS JOIN unnest(%(ids)s::text[], %(bindings)s::text[]) AS p (id, binding)
 WHERE e.id = %(id)s
 

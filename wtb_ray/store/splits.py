@@ -1,8 +1,8 @@
 """Splits: cells that shared an execution go on apart, each part from a copy of the same checkpoint.
 
-A split is one transaction: copies, branches, executions, the cells' new executions and one event. The
-first part stays where it is; so whatever was done before is done once, and stands in the history of
-all. Whoever calls holds the lock of the execution that is split.
+A split is one transaction: copies, branches, executions, the cells' new executions, one event for all of
+it and one for each new branch. The first part stays where it is; so whatever was done before is done
+once, and stands in the history of all. Whoever calls holds the lock of the execution that is split.
 """
 
 import asyncio
@@ -17,8 +17,8 @@ from wtb_ray.db import Connection, Database
 from wtb_ray.events import SplitPart
 from wtb_ray.model import Execution, canonical, new_id, thread_id
 from wtb_ray.sharing import Part
-from wtb_ray.states import ExecutionStatus
-from wtb_ray.store.branches import Origin, begin, branch_event, locked
+from wtb_ray.states import ExecutionStatus, Wanted
+from wtb_ray.store.branches import Mode, Origin, begin, branch_event, locked
 from wtb_ray.store.changes import legal
 from wtb_ray.store.events import Entry, append_many
 from wtb_ray.store.history import get_execution
@@ -27,8 +27,8 @@ from wtb_ray.store.stopping import stop
 from wtb_ray.store.transactions import in_order, transact
 
 REASON = "split"
-ALONE = (ExecutionStatus.PENDING, ExecutionStatus.PAUSED)
-"""In which a cell can be taken out of what it shares."""
+RESTING = (ExecutionStatus.PENDING, ExecutionStatus.PAUSED)
+"""In which nothing of an execution runs, and it has not ended."""
 
 
 async def split(
@@ -36,11 +36,14 @@ async def split(
     row: DictRow,
     parts: Sequence[Part],
     actor: str,
+    *,
     status: ExecutionStatus = ExecutionStatus.PENDING,
+    mode: Mode = "as_it_stands",
 ) -> list[SplitPart]:
     """Splits a locked execution by variants; gives its parts as they go on, the one that stays first.
 
-    A variant whose cell has ended meanwhile has no part. The others are in `status`.
+    A variant whose cell has ended meanwhile has no part. The others are in `status`, and have what
+    was finished in the present super-step unless the mode is `clean`.
     """
     trunk = await _trunk(conn, row["id"])
     cells = await _open_cells(conn, row["id"])
@@ -58,54 +61,53 @@ async def split(
         stays = canonical(bindings[made[0].variants[0]])
         await conn.execute(SQL["bind"], {"id": row["id"], "binding": stays})
     if len(made) > 1:
-        await _make(conn, row, trunk, made[1:], [bindings[p.variants[0]] for p in made[1:]], status)
         origin = Origin(trunk["thread_id"], trunk["head"], trunk["head_step"], ())
-        told = events.ExecutionSplit(
-            thread_id=origin.thread_id,
-            checkpoint_id=origin.checkpoint_id,
-            step=origin.step,
-            parts=made,
-        )
-        ids = (row["project"], row["id"], row["batch_id"])
-        entries = [Entry(actor, told, *ids)]
-        if trunk["head"] is not None:
-            entries += [
-                Entry(
-                    actor,
-                    branch_event(thread_id(part.execution, 0), origin, REASON),
-                    *(row["project"], part.execution, row["batch_id"]),
-                )
-                for part in made[1:]
-            ]
-        await append_many(conn, entries)
+        await _make(conn, row["id"], origin, made[1:], bindings, status, mode)
+        await _tell(conn, row, origin, made, actor)
     return made
 
 
 async def _make(
     conn: Connection,
-    row: DictRow,
-    trunk: DictRow,
+    id: str,
+    origin: Origin,
     parts: Sequence[SplitPart],
     bindings: Sequence[dict[str, str]],
     status: ExecutionStatus,
+    mode: Mode,
 ) -> None:
     ids = [part.execution for part in parts]
     params = {
-        "id": row["id"],
+        "id": id,
         "ids": ids,
-        "bindings": [canonical(binding) for binding in bindings],
+        "bindings": [canonical(bindings[part.variants[0]]) for part in parts],
         "status": str(status),
         "reason": REASON,
         "cells": [cell for part in parts for cell in part.cells],
         "executions": [part.execution for part in parts for _ in part.cells],
     }
     await conn.execute(SQL["insert_parts"], params)
-    if trunk["head"] is None:
+    if origin.checkpoint_id is None:  # it had not begun
         await conn.execute(SQL["insert_first_branches"], params)
     else:
-        origin = Origin(trunk["thread_id"], trunk["head"], trunk["head_step"], ())
-        await begin(conn, origin, [(id, 0) for id in ids], "as_it_stands", REASON)
+        await begin(conn, origin, [(id, 0) for id in ids], mode, REASON)
     await conn.execute(SQL["move_cells"], params)
+
+
+async def _tell(
+    conn: Connection, row: DictRow, origin: Origin, parts: Sequence[SplitPart], actor: str
+) -> None:
+    told = events.ExecutionSplit(
+        thread_id=origin.thread_id,
+        checkpoint_id=origin.checkpoint_id,
+        step=origin.step,
+        parts=list(parts),
+    )
+    entries = [Entry(actor, told, row["project"], row["id"], row["batch_id"])]
+    for part in parts[1:] if origin.checkpoint_id is not None else ():
+        begun = branch_event(thread_id(part.execution, 0), origin, REASON)
+        entries.append(Entry(actor, begun, row["project"], part.execution, row["batch_id"]))
+    await append_many(conn, entries)
 
 
 async def _trunk(conn: Connection, id: str) -> DictRow:
@@ -146,10 +148,8 @@ class Splits:
         """
         params = {"batch_id": batch_id, "case": case, "repetition": repetition}
         async with self._db.snapshot() as conn:
-            if (
-                await (await conn.execute(SQL["bindings_of_batch"], {"id": batch_id})).fetchone()
-                is None
-            ):
+            found = await conn.execute(SQL["bindings_of_batch"], {"id": batch_id})
+            if await found.fetchone() is None:
                 raise _unknown(batch_id)
             ways, branches, steps = [
                 await (await conn.execute(SQL[name] + " " + SQL["of_ways"], params)).fetchall()
@@ -163,22 +163,26 @@ class Splits:
             [StepRow(**row) for row in steps],
         )
 
-    async def split_off(self, id: str, cell: int, *, go_on: bool = False, actor: str) -> Execution:
+    async def split_off(
+        self, id: str, cell: int, *, running: bool = False, actor: str
+    ) -> Execution:
         """Gives a cell an execution of its own, which stands where the shared one does.
 
-        One that has its own already keeps it, also when it was taken out of this one before.
+        One that has its own already keeps it, also when it was taken out of this one before. Taken
+        out of one that runs, it waits to go on from the last super-step that has ended.
 
         Args:
             id: The execution that it shares.
             cell: Its id.
-            go_on: Whether it goes on at once; else it waits as the shared one does.
+            running: Whether it may be taken out of one that runs.
             actor: Who does it.
 
         Raises:
             UnknownExecution: There is none with this id.
             Conflict: The execution does not run for this cell.
-            InvalidTransition: It runs, or has ended.
+            InvalidTransition: It has ended or is to stop, or it runs and may not.
         """
+        states = (*RESTING, ExecutionStatus.RUNNING) if running else RESTING
 
         async def work(conn: Connection) -> Execution:
             row = await locked(conn, id)
@@ -189,17 +193,17 @@ class Splits:
             others = tuple(v for v in cells if v != variant)
             if not others:
                 return await get_execution(conn, id)
-            if row["status"] not in ALONE:
-                raise errors.InvalidTransition(
-                    f"execution {id} is {row['status']}: to take a cell out, pause it first",
-                    field="status",
-                    reason="split does not apply",
-                    state=row["status"],
-                    command="split",
-                    allowed=[str(s) for s in ALONE],
-                )
-            status = ExecutionStatus.PENDING if go_on else ExecutionStatus(row["status"])
-            parts = await split(conn, row, [others, (variant,)], actor, status)
+            if row["status"] not in states or row["wanted"] == Wanted.STOP:
+                raise _cannot_part(row, states)
+            runs = row["status"] == ExecutionStatus.RUNNING
+            parts = await split(
+                conn,
+                row,
+                [others, (variant,)],
+                actor,
+                status=ExecutionStatus.PENDING if runs else ExecutionStatus(row["status"]),
+                mode="clean" if runs else "as_it_stands",
+            )
             return await get_execution(conn, parts[1].execution)
 
         return await transact(self._db, work)
@@ -246,6 +250,18 @@ class Splits:
             return stopped
 
         return await transact(self._db, work)
+
+
+def _cannot_part(row: DictRow, states: Sequence[ExecutionStatus]) -> errors.InvalidTransition:
+    stops = row["wanted"] == Wanted.STOP
+    return errors.InvalidTransition(
+        f"execution {row['id']} is {'to stop' if stops else row['status']}: no cell can be taken out",
+        field="status",
+        reason="split does not apply",
+        state=row["status"],
+        command="split",
+        allowed=[str(s) for s in states],
+    )
 
 
 def _unknown(batch_id: str) -> errors.UnknownBatch:
