@@ -4,9 +4,8 @@ from typing import Any, Final
 
 from benchmarks import common
 from benchmarks.graphs import NODES
-from wtb_ray.batch_tree import BatchTree, Reuse
+from wtb_ray.batch_tree import Reuse
 from wtb_ray.sdk import WorkflowProject
-from wtb_ray.sdk.calls import get
 
 VARIANTS: Final = 10
 CASES: Final = 20
@@ -61,6 +60,4 @@ def batch(stack: common.Stack, shared: bool, cases: int = CASES) -> tuple[float,
     info = made.info
     assert info.counts == {"DONE": cases * VARIANTS}, info.counts
     assert info.ended_at is not None
-    return (info.ended_at - info.created_at).total_seconds(), stack.bench.send(
-        get(f"/batch-tests/{info.id}/tree", BatchTree)
-    ).reuse
+    return (info.ended_at - info.created_at).total_seconds(), made.tree().reuse

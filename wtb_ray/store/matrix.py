@@ -90,14 +90,7 @@ async def extend(
         ProjectInactive: Nothing new of its project may start.
         ProjectRemoved: Its project was removed.
     """
-    if batch["status"] == BatchStatus.FAILED:
-        raise errors.InvalidTransition(
-            f"batch {batch['id']} is FAILED: run its cells again before anything is added",
-            field="status",
-            reason="extend does not apply",
-            state=batch["status"],
-            command="extend",
-        )
+    _refuse_failed(batch)
     names, more = _new_variants(batch, bindings)
     fresh = await _new_cases(conn, batch["id"], cases)
     had = plan.Sides(len(batch["variants"]), batch["cases"], batch["repetitions"])
@@ -130,6 +123,17 @@ async def extend(
     )
     await go_on(conn, batch, event, actor)
     return len(made)
+
+
+def _refuse_failed(batch: DictRow) -> None:
+    if batch["status"] == BatchStatus.FAILED:
+        raise errors.InvalidTransition(
+            f"batch {batch['id']} is FAILED: run its cells again before anything is added",
+            field="status",
+            reason="extend does not apply",
+            state=batch["status"],
+            command="extend",
+        )
 
 
 async def _next_ordinal(conn: Connection, id: str) -> int:
