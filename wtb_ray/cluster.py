@@ -185,12 +185,12 @@ class RayWorker:
         self.id = runner_id
         self.slots = slots
 
-    async def run(self, chunk: Sequence[Assignment]) -> int:
+    async def run(self, chunk: Sequence[Assignment], ahead: bool) -> int:
         handle = await asyncio.to_thread(find, f"runner:{self.id}")
         if handle is None:
             raise Undelivered(f"runner {self.id} is gone")
         try:
-            return cast(int, await handle.run.remote(list(chunk)))
+            return cast(int, await handle.run.remote(list(chunk), ahead))
         except RayActorError as e:
             raise errors.RunnerUnavailable(f"runner {self.id} died: {e}", runner=self.id) from e
 

@@ -68,10 +68,10 @@ class LocalRunners:
         class Local:
             id, slots = runner.id, runner.slots
 
-            async def run(self, chunk: Sequence[Assignment]) -> int:
+            async def run(self, chunk: Sequence[Assignment], ahead: bool) -> int:
                 if self.id in owner.dead:
                     raise Undelivered("dead")
-                return await owner.runners[self.id].run(chunk)
+                return await owner.runners[self.id].run(chunk, ahead)
 
         return Local()
 

@@ -27,7 +27,7 @@ class LocalWorker:
     dies_at: int | None = None
     taken: list[str] = field(default_factory=list)
 
-    async def run(self, chunk: Sequence[Assignment]) -> int:
+    async def run(self, chunk: Sequence[Assignment], ahead: bool) -> int:
         await asyncio.sleep(0.001)
         if self.dies_at is not None and len(self.taken) >= self.dies_at:
             raise ConnectionError("the process is gone")
@@ -83,7 +83,7 @@ async def test_a_worker_added_later_is_found_by_a_waiter() -> None:
 
 async def test_removing_a_worker_hands_its_chunk_back() -> None:
     class Stuck(LocalWorker):
-        async def run(self, chunk: Sequence[Assignment]) -> int:
+        async def run(self, chunk: Sequence[Assignment], ahead: bool) -> int:
             await asyncio.sleep(3600)
             return 0
 

@@ -2,12 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
 from typing import Final
 
 import psutil
 
 from wtb_ray import errors, memory
+from wtb_ray.actors.slots import Slots
 from wtb_ray.memory import Shortage
 from wtb_ray.settings import Settings
 from wtb_ray.store.leases import Leases
@@ -26,13 +26,13 @@ class MemoryWatch:
         runner: str,
         settings: Settings,
         leases: Leases,
-        changed: Callable[[], Awaitable[None]],
+        slots: Slots,
     ) -> None:
         self._runner = runner
         self._settings = settings
         self._leases = leases
-        self._changed = changed
-        self.shortage: Shortage | None = None
+        self._slots = slots
+        self._shortage: Shortage | None = None
 
     async def run(self, epoch: int) -> None:
         """Looks again and again, under this epoch of the runner's lease."""
@@ -42,10 +42,11 @@ class MemoryWatch:
             found = memory.shortage(
                 process, self._settings.runner_memory_mb, self._settings.memory_free
             )
-            before, self.shortage = self.shortage, found
+            before, self._shortage = self._shortage, found
             if _whose(found) != _whose(before):
                 said = False
-                await self._changed()
+                self._slots.closed = found is not None
+                await self._slots.changed()
             said = said or await self._say(epoch, found)
             await asyncio.sleep(LOOK_S)
 

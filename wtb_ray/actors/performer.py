@@ -124,18 +124,24 @@ class Performer:
         """Those of the claims that are being performed."""
         return [work.binding for work in self._works.values()]
 
-    async def perform(self, one: Assignment) -> Settlement | None:
-        """How the claim is to be settled; None when it is another owner's by now."""
+    async def perform(self, one: Assignment, waited_s: float = 0.0) -> Settlement | None:
+        """How the claim is to be settled; None when it is another owner's by now.
+
+        Args:
+            one: The claim.
+            waited_s: How long it has waited here.
+        """
         claim = (one.execution_id, one.epoch)
-        if one.left_s is not None and one.left_s <= 0:
+        left_s = None if one.left_s is None else one.left_s - waited_s
+        if left_s is not None and left_s <= 0:
             return self._settlement(one, "fail", fault=_late())
         work = self._works[claim] = _Work(graphs.Control(), self._attachment(one), one.binding)
         if self._draining:
             work.control.request_drain(DRAINED)
         work.task = asyncio.create_task(self._outcome(one, work))
-        if one.left_s is not None:
+        if left_s is not None:
             loop = asyncio.get_running_loop()
-            work.deadline = loop.call_later(one.left_s, work.stop_late)
+            work.deadline = loop.call_later(left_s, work.stop_late)
         try:
             settlement = await work.task
             return settlement and dataclasses.replace(

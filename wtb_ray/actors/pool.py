@@ -27,8 +27,10 @@ class Worker(Protocol):
     @property
     def slots(self) -> int: ...
 
-    async def run(self, chunk: Sequence[Assignment]) -> int:
-        """Takes the chunk; returns once there is room for more, with the number of free slots.
+    async def run(self, chunk: Sequence[Assignment], ahead: bool) -> int:
+        """Takes the chunk; returns once there is room for more, and for how many.
+
+        With `ahead` there is room, too, for those that will find a free slot soon.
 
         Raises:
             Undelivered: The worker has certainly seen nothing of it.
@@ -118,8 +120,14 @@ class ActorPool:
             self._changed.clear()
             await self._changed.wait()
 
-    def submit(self, worker: Worker, chunk: Sequence[Assignment]) -> None:
-        """Sends a chunk to a worker that `pop_idle` gave; the outcome comes from `get_next_unordered`."""
+    def submit(self, worker: Worker, chunk: Sequence[Assignment], *, ahead: bool = False) -> None:
+        """Sends a chunk to a worker that `pop_idle` gave; the outcome comes from `get_next_unordered`.
+
+        Args:
+            worker: The worker.
+            chunk: What it is to do.
+            ahead: Whether it is to say, too, for how many it has room that find a free slot soon.
+        """
         member = self._members.get(worker.id)
         if member is None:
             error = Undelivered(f"worker {worker.id} is not in the pool any more")
@@ -127,7 +135,7 @@ class ActorPool:
             return
         member.taken = False
         member.free -= len(chunk)
-        member.call = asyncio.create_task(self._call(member, chunk))
+        member.call = asyncio.create_task(self._call(member, chunk, ahead))
 
     async def get_next_unordered(self) -> Done:
         """The next chunk that was taken, or failed to be, in the order of completion."""
@@ -140,10 +148,10 @@ class ActorPool:
             self.remove(worker_id)
         await asyncio.gather(*calls, return_exceptions=True)
 
-    async def _call(self, member: _Member, chunk: Sequence[Assignment]) -> None:
+    async def _call(self, member: _Member, chunk: Sequence[Assignment], ahead: bool) -> None:
         error: Exception | None = None
         try:
-            member.free = await member.worker.run(chunk)
+            member.free = await member.worker.run(chunk, ahead)
         except asyncio.CancelledError:
             error = RuntimeError(f"worker {member.worker.id} was removed from the pool")
         except Exception as e:  # noqa: BLE001 - whatever the worker raised belongs to its chunk

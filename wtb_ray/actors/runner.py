@@ -13,6 +13,7 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -39,6 +40,7 @@ from wtb_ray.actors.nodes import NodeActors, Nodes
 from wtb_ray.actors.operations import Operations
 from wtb_ray.actors.parking import Parker
 from wtb_ray.actors.performer import Performer
+from wtb_ray.actors.slots import Slots
 from wtb_ray.actors.sweeping import sweep_host
 from wtb_ray.actors.tracking import Tracking
 from wtb_ray.api import NodeOutcome
@@ -75,8 +77,6 @@ GC_THRESHOLDS = (10_000, 10, 10)
 """Rarer costs no less processor time, and lets garbage of thousands of executions lie."""
 WISHES_S = 1.0
 """How often executions are looked at that commit nothing."""
-LINGER_S = 0.1
-"""How long a free slot waits for others, so that work is claimed in chunks."""
 
 
 class VariantRunner:
@@ -114,7 +114,7 @@ class VariantRunner:
         isolation = spec.workspace_isolation
         alone = isolation is not None and isolation.isolation == "process"
         self._alone = alone
-        self._slots = 1 if solo or alone else settings.runner_slots
+        self._slots = Slots(1 if solo or alone else settings.runner_slots)
         self._url = database_url
         self._db = Database(database_url, size=settings.pool_size, name=f"wtb-{runner_id}")
         self._store = Store(self._db)
@@ -140,9 +140,7 @@ class VariantRunner:
         self._held: set[tuple[str, int]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._reports: set[asyncio.Task[None]] = set()
-        self._busy = 0
-        self._room = asyncio.Condition()
-        self._memory = MemoryWatch(runner_id, settings, self._store.leases, self._more_room)
+        self._memory = MemoryWatch(runner_id, settings, self._store.leases, self._slots)
         self._lease: LeaseKeeper | None = None
         self._watch: LoopWatch | None = None
         self._watching: list[asyncio.Task[None]] = []
@@ -255,7 +253,7 @@ class VariantRunner:
         epoch = await self._store.leases.start_runner(
             self.id,
             self._version,
-            self._slots,
+            self._slots.count,
             self._solo,
             socket.gethostname(),
             os.getpid(),
@@ -287,39 +285,22 @@ class VariantRunner:
         await self._store.environments.settle(venv, pins)
         return digest
 
-    async def run(self, chunk: Sequence[Assignment]) -> int:
-        """Starts all executions of the chunk; returns when there is room again, with the free slots.
+    async def run(self, chunk: Sequence[Assignment], ahead: bool = False) -> int:
+        """Starts all executions of the chunk; returns when there is room again, and for how many.
+
+        With `ahead` there is room, too, for those that will find a free slot soon.
 
         If the process dies halfway, everything in flight is still RUNNING under its lease in
         Postgres, and goes back to PENDING when the lease is buried.
         """
-        self._busy += len(chunk)
+        self._slots.taken += len(chunk)
+        arrived = time.monotonic()
         for assignment in chunk:
             self._held.add((assignment.execution_id, assignment.epoch))
-            task = asyncio.create_task(self._execute(assignment))
+            task = asyncio.create_task(self._execute(assignment, arrived))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        await self._room_again()
-        return self._free()
-
-    def _free(self) -> int:
-        """Free slots: none while memory is short, but one while nothing runs, so that work goes on."""
-        return self._slots - self._busy if self._memory.shortage is None else int(self._busy == 0)
-
-    async def _more_room(self) -> None:
-        """Has whoever waits for room look again."""
-        async with self._room:
-            self._room.notify_all()
-
-    async def _room_again(self) -> None:
-        """Waits for enough free slots that filling them pays, but not long: then one is enough."""
-        enough = min(self._settings.chunk_size, max(1, self._slots // 2))
-        async with self._room:
-            try:
-                async with asyncio.timeout(LINGER_S):
-                    await self._room.wait_for(lambda: self._free() >= enough)
-            except TimeoutError:
-                await self._room.wait_for(lambda: self._free() > 0)
+        return await self._slots.room(self._settings.chunk_size, ahead=ahead)
 
     async def drain(self) -> None:
         """Gives all work back at the next boundary of each execution, and lets the lease go."""
@@ -411,7 +392,7 @@ class VariantRunner:
 
     def _new_threads(self) -> None:
         """Threads for sync nodes; those that hang in the ones before do not count any more."""
-        executor = ThreadPoolExecutor(self._slots + 4, "node")
+        executor = ThreadPoolExecutor(self._slots.count + 4, "node")
         asyncio.get_running_loop().set_default_executor(executor)
 
     def _on_abandoned(self) -> None:
@@ -425,12 +406,12 @@ class VariantRunner:
         except errors.WTBError as e:
             log.warning("not drained: %s", e, extra={"action": "drain"})
 
-    async def _execute(self, assignment: Assignment) -> None:
+    async def _execute(self, assignment: Assignment, arrived: float) -> None:
         """One execution from its head to its next rest, whatever happens on the way."""
         claim = (assignment.execution_id, assignment.epoch)
         settlement = None
         try:
-            settlement = await self._performing.perform(assignment)
+            settlement = await self._performed(assignment, arrived)
             if settlement is not None:
                 others = self._performing.bindings()
                 settlement = await self._parking.park(assignment, settlement, others)
@@ -440,8 +421,16 @@ class VariantRunner:
             if self._haunted and self._alone:
                 await self._end_haunted()
             self._held.discard(claim)
-            self._busy -= 1
-            await self._more_room()
+            await self._slots.leave()
+
+    async def _performed(self, assignment: Assignment, arrived: float) -> Settlement | None:
+        """What came of it in a slot; without one it goes back, since others may have one."""
+        async with self._slots.one() as free:
+            if not free:
+                claim = (assignment.execution_id, assignment.epoch)
+                return Settlement(*claim, self.id, "requeue", reason=DRAINED)
+            waited_s = time.monotonic() - arrived
+            return await self._performing.perform(assignment, waited_s)
 
     async def _settle(self, group: list[Settlement]) -> list[BaseException | None]:
         most = self._settings.infrastructure_retries + 1

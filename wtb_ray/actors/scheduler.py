@@ -69,6 +69,13 @@ class _Pool:
         isolation = self.version.spec.workspace_isolation
         return self.solo or (isolation is not None and isolation.isolation == "process")
 
+    def sends_ahead(self, worker: Worker) -> bool:
+        """Whether a worker is given executions before it has free slots for them.
+
+        Not while several parties wait, whose shares of the slots would be less exact.
+        """
+        return not self.one_by_one() and worker.id not in self.reserved and len(self.served) < 2
+
     def full(self) -> bool:
         """Whether no worker has had room for a while; to be asked again and again.
 
@@ -371,7 +378,7 @@ class BatchScheduler:
                 chunk = []
             if chunk:
                 tried = 0
-                pool.workers.submit(worker, chunk)
+                pool.workers.submit(worker, chunk, ahead=pool.sends_ahead(worker))
                 continue
             if worker.id in pool.workers:  # else it was removed meanwhile
                 pool.workers.push(worker)

@@ -1,0 +1,88 @@
+"""The slots of a runner process: how many executions run in it at once, and how many wait for that."""
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import Final
+
+AHEAD_S: Final = 0.25
+"""For how long executions are kept at hand: somewhat longer than new ones take to be claimed and sent."""
+LINGER_S: Final = 0.1
+"""How long room for one waits for more, so that work is claimed in chunks."""
+MOST_WAIT_S: Final = 1.0
+"""How long an execution waits for a slot here; another process may have had one all the while."""
+
+
+class Slots:
+    """Runs some executions and keeps those that follow them.
+
+    A slot that becomes free is taken at once by an execution that waits here already. Kept are as many
+    as lately ended in `AHEAD_S`, and no more than there are slots: where nothing ends, nothing waits.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.taken = 0
+        """Executions that run or wait here."""
+        self.closed = False
+        """Whether there is no room, as memory is short, except for one while nothing runs."""
+        self._running = asyncio.Semaphore(count)
+        self._ended: deque[float] = deque(maxlen=int(count / AHEAD_S))
+        self._changed = asyncio.Condition()
+
+    async def room(self, chunk: int, *, ahead: bool) -> int:
+        """Waits for room for so many, but for half of the slots at most; after a while one is enough.
+
+        Args:
+            chunk: How many executions one would like to send.
+            ahead: Whether they may wait here, if slots become free soon.
+
+        Returns:
+            How many may be sent.
+        """
+        wanted = min(chunk, max(1, self.count // 2))
+        async with self._changed:
+            try:
+                async with asyncio.timeout(LINGER_S):
+                    await self._changed.wait_for(lambda: self._free(ahead) >= wanted)
+            except TimeoutError:
+                await self._changed.wait_for(lambda: self._free(ahead) > 0)
+        return self._free(ahead)
+
+    @contextlib.asynccontextmanager
+    async def one(self) -> AsyncIterator[bool]:
+        """A slot, in turn; gives False when none was free in time."""
+        try:
+            async with asyncio.timeout(MOST_WAIT_S):
+                await self._running.acquire()
+        except TimeoutError:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            self._running.release()
+            self._ended.append(time.monotonic())
+
+    async def leave(self) -> None:
+        """One that ran or waited here does so no more."""
+        self.taken -= 1
+        await self.changed()
+
+    async def changed(self) -> None:
+        """Has whoever waits for room look again."""
+        async with self._changed:
+            self._changed.notify_all()
+
+    def _free(self, ahead: bool) -> int:
+        if self.closed:
+            return int(self.taken == 0)
+        return self.count - self.taken + (self._ending_soon() if ahead else 0)
+
+    def _ending_soon(self) -> int:
+        since = time.monotonic() - 1.0
+        while self._ended and self._ended[0] < since:
+            self._ended.popleft()
+        return int(len(self._ended) * AHEAD_S)
