@@ -35,7 +35,7 @@ async def test_a_kept_process_and_its_execution_belong_to_each_other(bench: Stor
     assert await bench.claim("r1") == [], "r1 is kept"
     assert not await bench.store.leases.retire("r1")
     await bench.store.control.resume(held.execution_id, actor="me")
-    [demand] = await bench.store.executions.demand()
+    [demand] = await bench.store.executions.demand(100)
     assert (demand.pending, demand.reserved) == (2, 1)
     assert [a.execution_id for a in await bench.claim("r2")] == [other.id]
     [again] = await bench.claim("r1")

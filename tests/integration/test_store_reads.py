@@ -67,12 +67,18 @@ async def test_lists_are_paged_newest_first_without_gaps(bench: StoreBench) -> N
         assert refused.value.details["field"] == "after"
 
 
+async def test_unstarted_batches_come_by_priority_and_age(bench: StoreBench) -> None:
+    await bench.batch(cases=1)
+    low = [(await bench.batch(cases=1, started=False)).id for _ in range(2)]
+    high = (await bench.batch(cases=1, started=False, priority=3)).id
+    assert await bench.store.batches.unstarted() == [high, *low]
+
+
 async def test_results_of_a_batch(bench: StoreBench) -> None:
     batch = await bench.batch(cases=2)
     await bench.runner()
-    demand = await bench.store.executions.demand()
+    demand = await bench.store.executions.demand(100)
     assert [(d.version, d.pending, d.cells) for d in demand] == [(bench.version.version, 0, 4)]
-    assert [b.counts for b in await bench.store.batches.open()] == [{"PENDING": 4}]
     await bench.store.executions.admit(batch.id, 3, actor="s")
     [runner] = await bench.store.leases.runners(bench.version.version)
     assert (runner.in_flight, runner.expired) == (0, False)

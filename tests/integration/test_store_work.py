@@ -86,7 +86,7 @@ async def test_a_batch_at_rest_is_not_claimed_or_admitted(bench: StoreBench, sta
     await bench.put_batch(batch.id, status)
     assert await bench.claim() == []
     assert await bench.store.executions.admit(batch.id, 5, actor="s") == 0
-    assert await bench.store.executions.demand() == []
+    assert await bench.store.executions.demand(100) == []
 
 
 async def test_a_group_of_all_kinds_is_one_transaction(bench: StoreBench) -> None:
@@ -268,7 +268,7 @@ async def test_a_delayed_requeue_waits(bench: StoreBench) -> None:
     [held] = await bench.claimed()
     assert await bench.settle(held, "requeue", reason="busy", delay_s=3600.0) is None
     assert await bench.claim() == []
-    assert await bench.store.executions.demand() == []
+    assert await bench.store.executions.demand(100) == []
 
 
 @pytest.mark.parametrize("how", ["pause", "requeue", "bury"])

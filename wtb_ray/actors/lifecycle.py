@@ -148,7 +148,7 @@ class ActorLifecycle:
 
     async def _working(self) -> set[str]:
         """Versions that work waits for."""
-        return {demand.version for demand in await self._store.executions.demand()}
+        return {demand.version for demand in await self._store.executions.demand(1)}
 
     def _kept(self, runners: Sequence[Runner], working: set[str]) -> set[str]:
         """Runners that stay although they are idle: the least of each version that has work."""

@@ -19,7 +19,7 @@ from wtb_ray.actors.pool import ActorPool, Done, Undelivered, Worker
 from wtb_ray.actors.runners import Runners
 from wtb_ray.db import Database, ended
 from wtb_ray.fleet import Demand, Pool, Runner, Share, Want
-from wtb_ray.model import Assignment, Batch, ProjectVersion, new_id
+from wtb_ray.model import Assignment, ProjectVersion, new_id
 from wtb_ray.settings import Settings, configuration
 from wtb_ray.store import Store
 from wtb_ray.store.settlements import DRAINED, Settlement
@@ -153,10 +153,10 @@ class BatchScheduler:
             self._wake.clear()
 
     async def _reconcile(self) -> None:
-        for batch in await self._store.batches.open():
-            if batch.status == "PENDING":
-                await self._start(batch)
-        demands = {d.version: d for d in await self._store.executions.demand()}
+        for batch_id in await self._store.batches.unstarted():
+            await self._start(batch_id)
+        most = self._settings.runners_per_pool * self._settings.chunk_size  # no more is ever wanted
+        demands = {d.version: d for d in await self._store.executions.demand(most)}
         by_pool: dict[Pool, list[Runner]] = {}
         for runner in await self._store.leases.runners():
             by_pool.setdefault((runner.pool, runner.solo), []).append(runner)
@@ -173,9 +173,9 @@ class BatchScheduler:
         for batch_id in await self._store.batches.close(actor=ACTOR):
             log.info("batch %s completed", batch_id, extra={"action": "batch_completed"})
 
-    async def _start(self, batch: Batch) -> None:
+    async def _start(self, batch_id: str) -> None:
         try:
-            await self._store.batches.start(batch.id, actor=ACTOR)
+            await self._store.batches.start(batch_id, actor=ACTOR)
         except errors.InvalidTransition as e:
             log.info("%s", e, extra={"action": "batch_started"})  # it was stopped meanwhile
 

@@ -27,17 +27,8 @@ LEFT JOIN shortages s ON s.version = b.version AND b.status IN ('PENDING', 'RUNN
 -- name: newest_batches
 ORDER BY b.created_at DESC, b.id DESC LIMIT %(limit)s
 
--- name: open_batches
-SELECT b.id, b.project, b.version, b.status, b.variants, b.bindings, b.scorers, b.repetitions,
-       b.node_errors, b.cases, b.cells, b.priority, b.share_prefix, b.interrupts, b.deadline_s, b.budget,
-       b.reason, b.created_at, b.started_at, b.ended_at, c.n AS waiting
-FROM batches b
-CROSS JOIN LATERAL (
-    SELECT count(*) AS n FROM (
-        SELECT FROM cells WHERE batch_id = b.id AND status = 'PENDING'
-        ORDER BY ordinal LIMIT %(most)s) w
-) c
-WHERE b.status IN ('PENDING', 'RUNNING') ORDER BY b.priority DESC, b.created_at, b.id
+-- name: unstarted_batches
+SELECT id FROM batches WHERE status = 'PENDING' ORDER BY priority DESC, created_at, id
 
 -- name: count_cells
 SELECT batch_id, status, count(*) AS n FROM cells WHERE batch_id = ANY(%(ids)s::text[])

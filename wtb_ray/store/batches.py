@@ -37,8 +37,6 @@ from wtb_ray.store.transactions import in_order, transact
 
 log = logging.getLogger(__name__)
 
-COUNTED: Final = 1000
-"""Waiting cells of an open batch above this are not counted for the scheduler."""
 ANALYZED: Final = 1000
 """A batch of this many cells changes the statistics; plans made without them read all of it."""
 
@@ -139,13 +137,9 @@ class Batches:
             counts = await _counts(conn, [row["id"] for row in rows[:limit]])
         return page(rows, limit, lambda row: _batch(row, counts.get(row["id"], {})), newest_token)
 
-    async def open(self) -> builtins.list[Batch]:
-        """PENDING and RUNNING batches by priority and age, for the scheduler, which asks often.
-
-        Their `counts` has only PENDING, and stops at some hundreds.
-        """
-        rows = await self._db.rows(SQL["open_batches"], {"most": COUNTED})
-        return [_batch(row, {"PENDING": row["waiting"]}) for row in rows]
+    async def unstarted(self) -> builtins.list[str]:
+        """Ids of PENDING batches by priority and age, for the scheduler, which asks often."""
+        return [row["id"] for row in await self._db.rows(SQL["unstarted_batches"])]
 
     async def progress(self, id: str) -> Progress:
         """How far the batch is, how fast in the recent past, and how long it takes at that rate.

@@ -43,8 +43,6 @@ GROUP: Final = 512
 """Most settlements or admissions of one transaction."""
 MOST_CELLS: Final = 16_384
 """Cells that one admission looks at, beside the rest of the last case."""
-COUNTED: Final = 10_000
-"""Demand above this is not counted further."""
 
 
 class Executions:
@@ -133,9 +131,9 @@ class Executions:
         )
         return page(rows, limit, history.execution_of, newest_token)
 
-    async def demand(self) -> builtins.list[Demand]:
-        """What waits for runners, by version; counts stop at some thousands."""
-        params = {"solo_suspect": SOLO_SUSPECT, "most": COUNTED}
+    async def demand(self, most: int) -> builtins.list[Demand]:
+        """What waits for runners, by version; cells are counted up to `most` a batch."""
+        params = {"solo_suspect": SOLO_SUSPECT, "most": most}
         return [Demand(**row) for row in await self._db.rows(SQL["demand"], params)]
 
     async def parties(self, owner: str, version: str, most: int) -> builtins.list[Party]:
