@@ -13,6 +13,7 @@ from tests.integration.test_store_events import waiting
 from wtb_ray import errors
 from wtb_ray.db import Database
 from wtb_ray.model import Budget, Case, Fault
+from wtb_ray.store.settlements import DRAINED, Settlement
 from wtb_ray.store.sql import SQL
 
 BATCH = "SELECT FROM batches WHERE id = %s FOR NO KEY UPDATE"
@@ -122,6 +123,38 @@ async def test_cells_that_run_again_use_what_they_gave_back_of_the_budget(
     assert await enforcing == []
     assert await bench.store.executions.admit(batch.id, 9, actor="scheduler") == 1
     assert await bench.store.batches.enforce_budgets(actor="scheduler") == [batch.id]
+
+
+async def test_what_is_claimed_while_its_batch_is_paused_is_given_back(
+    bench: StoreBench, url: str
+) -> None:
+    batch = await bench.batch(cases=2, variants=1)
+    assert await bench.store.executions.admit(batch.id, 9, actor="scheduler") == 2
+    claim = {
+        "owner": "r1",
+        "owner_epoch": 1,
+        "version": bench.version.version,
+        "any": [True],
+        "batches": [None],
+        "priorities": [0],
+        "shares": [1],
+        "solo": False,
+        "solo_suspect": 3,
+        "status": "RUNNING",
+    }
+    async with await psycopg.AsyncConnection.connect(url) as conn:
+        await conn.execute(SQL["claim_executions"], claim)
+        pausing = asyncio.create_task(bench.store.batches.pause(batch.id, actor="me"))
+        await waiting(bench.db, 1)
+        await conn.commit()
+    await pausing
+    [(id, epoch, wanted)] = await bench.store.executions.wishes("r1")
+    assert wanted == "drain"
+    drained = Settlement(id, epoch, "r1", "requeue", reason=DRAINED)
+    assert await bench.store.executions.settle([drained]) == [None]
+    assert await bench.claim() == []
+    await bench.store.batches.resume(batch.id, actor="me")
+    assert [held.wanted for held in await bench.claim()] == ["run", "run"]
 
 
 async def test_a_batch_that_gets_more_to_do_while_it_is_closed_stays_open(

@@ -104,12 +104,13 @@ UPDATE batches SET
 WHERE id = %(id)s
 
 -- name: drain_batch
-WITH running AS (
+-- Those that wait too: one may be claimed at this moment, and its row is then had when that is done.
+WITH going AS (
     SELECT id FROM executions
-    WHERE batch_id = %(batch_id)s AND status = 'RUNNING' AND wanted IN ('run', 'step')
+    WHERE batch_id = %(batch_id)s AND status IN ('PENDING', 'RUNNING') AND wanted IN ('run', 'step')
     ORDER BY id FOR NO KEY UPDATE
 )
-UPDATE executions SET wanted = 'drain' WHERE id = ANY(ARRAY(SELECT id FROM running))
+UPDATE executions SET wanted = 'drain' WHERE id = ANY(ARRAY(SELECT id FROM going))
 
 -- name: undrain_batch
 WITH drained AS (
