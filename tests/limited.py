@@ -7,6 +7,7 @@ from operator import add
 from typing import Annotated, Any
 
 from langgraph.graph import START, StateGraph
+from langgraph.types import interrupt
 from typing_extensions import TypedDict
 
 import wtb_ray
@@ -148,3 +149,15 @@ def nested() -> Any:
     builder.add_node("inner", graph().compile())
     builder.add_edge(START, "inner")
     return builder
+
+
+def asking() -> StateGraph[State]:
+    """Asks and waits for an answer."""
+
+    async def ask(state: State) -> State:
+        return {"said": [str(interrupt("may I?"))]}
+
+    built = StateGraph(State)
+    built.add_node("ask", ask)
+    built.add_edge(START, "ask")
+    return built

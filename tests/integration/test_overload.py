@@ -284,6 +284,17 @@ async def test_a_deadline_outlives_the_death_of_a_runner(bench: Bench) -> None:
     assert one.error.code == "deadline_exceeded"
 
 
+async def test_a_cell_that_waits_for_an_answer_fails_with_its_deadline(bench: Bench) -> None:
+    version = await bench.register(spec("asking"))
+    nobody = [Case(id="nobody", input={})]
+    batch = await bench.batch(version, [{}], nobody, interrupts="wait", deadline_s=1.0)
+    ended = await bench.ended(batch)
+    assert ended.counts == {"FAILED": 1}
+    [one] = (await bench.store.executions.list(batch_id=batch.id)).items
+    assert one.error is not None
+    assert one.error.code == "deadline_exceeded"
+
+
 async def test_variants_that_part_keep_the_deadline_of_their_beginning(bench: Bench) -> None:
     variants = {"call": {"sync": VariantSpec(implementation="tests.limited:sync_call")}}
     version = await bench.register(spec().model_copy(update={"variants": variants}))

@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 TICK_S: Final = 0.5
 PRUNE_S: Final = 3600.0
 PARK_S: Final = 1.0
+LATE_S: Final = 1.0
+LATE_AT_ONCE: Final = 100
 PARKED_AT_ONCE: Final = 32
 PARKING_TIMEOUT_S: Final = 60.0
 SWEEP_S: Final = 60.0
@@ -85,6 +87,7 @@ class ActorLifecycle:
             self._again_and_again(self._round, TICK_S, "reap"),
             self._again_and_again(self._sweep, sweep_s, "sweep"),
             self._again_and_again(self._park, PARK_S, "park"),
+            self._again_and_again(self._send_late_on, LATE_S, "late"),
             self._again_and_again(self._prune, PRUNE_S, "prune"),
         )
 
@@ -105,6 +108,11 @@ class ActorLifecycle:
 
     async def _prune(self) -> None:
         await self._store.retention.prune(self._settings.command_memory_s)
+
+    async def _send_late_on(self) -> None:
+        """A cell that waits for somebody fails with its deadline too, and its batch ends."""
+        for execution_id in await self._store.control.send_late_on(LATE_AT_ONCE, actor=ACTOR):
+            log.info("%s is late", execution_id, extra={"action": "late"})
 
     async def _park(self) -> None:
         """Gives back what paused executions have held for long, or hold in vain."""

@@ -21,7 +21,7 @@ from wtb_ray.store.executions import assignment_of
 from wtb_ray.store.history import get_execution, unknown_execution
 from wtb_ray.store.restore_points import NOWHERE
 from wtb_ray.store.sql import SQL
-from wtb_ray.store.transactions import transact
+from wtb_ray.store.transactions import in_order, transact
 
 GOES_ON = {"resume": Wanted.RUN, "step": Wanted.STEP, "retry": Wanted.RUN}
 
@@ -153,6 +153,21 @@ class Control:
             await _refuse_unanswered(conn, row)
             await _send_on(conn, row, command, recursion_limit, actor)
             return await get_execution(conn, id)
+
+        return await transact(self._db, work)
+
+    async def send_late_on(self, limit: int, *, actor: str) -> list[str]:
+        """Sends on paused executions whose cells' deadline is over, which fail them; gives their ids.
+
+        Those that wait for answers too: nobody's answer helps them any more.
+        """
+
+        async def work(conn: Connection) -> list[str]:
+            cursor = await conn.execute(SQL["lock_late"], {"limit": limit})
+            rows = in_order(await cursor.fetchall())
+            for row in rows:
+                await _send_on(conn, row, "resume", None, actor)
+            return [row["id"] for row in rows]
 
         return await transact(self._db, work)
 
