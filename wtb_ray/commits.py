@@ -225,11 +225,15 @@ class _Trial:
                 for item, outcome in zip(self._items, self.outcomes, strict=True)
                 if not isinstance(outcome, Exception)
             ]
+            if not wanted:  # the fence tells it, so that rows and COMMIT are sent together
+                self.xid = await self._transaction_id(cursor)
             for name, columns in _tables(held):
                 await conn.execute(SQL[name], columns)
-            await cursor.execute(SQL["xid"])
-            row = await cursor.fetchone()
-            self.xid = row[0] if row else None
+
+    async def _transaction_id(self, cursor: Cursor) -> str | None:
+        await cursor.execute(SQL["xid"])
+        row = await cursor.fetchone()
+        return row[0] if row else None
 
     async def _unleased(self, cursor: Cursor) -> set[str]:
         """Leases of the group that have run out; whoever ends another waits for this transaction."""
@@ -250,7 +254,10 @@ class _Trial:
             return {}
         rows = [(*claim, *head) for claim, head in sorted(heads.items())]
         await cursor.execute(SQL["fence"], arrays.columns(KINDS["fence"], rows))
-        return {(id, epoch, thread): wanted async for id, epoch, thread, wanted in cursor}
+        found: dict[Claim, str] = {}
+        async for id, epoch, thread, wanted, self.xid in cursor:
+            found[id, epoch, thread] = wanted
+        return found
 
 
 def _parts(items: list[Item]) -> Iterator[list[Item]]:

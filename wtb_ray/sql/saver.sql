@@ -14,7 +14,8 @@ WHERE e.id = claim.id AND e.epoch = claim.epoch AND e.thread_id = claim.thread_i
   -- an array, so that all rows are locked in order before the first is updated
   AND e.id = ANY (ARRAY(SELECT id FROM locked))
 RETURNING e.id, e.epoch, e.thread_id,
-    e.wanted || coalesce(E'\x1f' || nullif(array_to_string(e.breakpoints, E'\x1f'), ''), '')
+    e.wanted || coalesce(E'\x1f' || nullif(array_to_string(e.breakpoints, E'\x1f'), ''), ''),
+    pg_current_xact_id()::text
 
 -- name: leases
 SELECT id FROM object_holds WHERE id = ANY(%s::text[]) FOR KEY SHARE
