@@ -3,12 +3,13 @@
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-from tests.stack import bench, stack
+from tests.stack import SERVING, bench, stack
 from wtb_ray.model import RUNNER_ENV
 
 __all__ = ["bench", "stack"]
@@ -26,11 +27,29 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--chaos", choices=["short", "long"], default="short")
 
 
+def _needs_ray(nodeid: str) -> bool:
+    return nodeid.startswith(NEED_RAY)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that need a Ray come first and together."""
+    items.sort(key=lambda item: not _needs_ray(item.nodeid))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """The stack does not go on, and use the machine, while only tests are left that do not need it."""
+    yield
+    if _needs_ray(item.nodeid) and nextitem is not None and not _needs_ray(nextitem.nodeid):
+        item.config.stash.setdefault(SERVING, ExitStack()).close()
+
+
 class OneRay(LoadScopeScheduling):  # type: ignore[misc]
     """Tests that need a Ray go to one worker, the others to whoever is free."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return "ray" if nodeid.startswith(NEED_RAY) else nodeid
+        return "ray" if _needs_ray(nodeid) else nodeid
 
 
 @pytest.hookimpl(optionalhook=True)

