@@ -62,7 +62,7 @@ ShareNothing = Annotated[
 ]
 Interrupts = Annotated[
     Literal["fail", "wait"],
-    typer.Option("--interrupts", help="Whether a cell that asks something fails or waits."),
+    typer.Option("--interrupts", help="Whether a cell fails or waits whose case has no answer."),
 ]
 Version = Annotated[
     str | None,

@@ -38,16 +38,18 @@ class Binding(_message.Message):
     def __init__(self, nodes: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class TestCase(_message.Message):
-    __slots__ = ("id", "input", "expected", "metadata")
+    __slots__ = ("id", "input", "expected", "metadata", "answers")
     ID_FIELD_NUMBER: _ClassVar[int]
     INPUT_FIELD_NUMBER: _ClassVar[int]
     EXPECTED_FIELD_NUMBER: _ClassVar[int]
     METADATA_FIELD_NUMBER: _ClassVar[int]
+    ANSWERS_FIELD_NUMBER: _ClassVar[int]
     id: str
     input: str
     expected: str
     metadata: str
-    def __init__(self, id: _Optional[str] = ..., input: _Optional[str] = ..., expected: _Optional[str] = ..., metadata: _Optional[str] = ...) -> None: ...
+    answers: str
+    def __init__(self, id: _Optional[str] = ..., input: _Optional[str] = ..., expected: _Optional[str] = ..., metadata: _Optional[str] = ..., answers: _Optional[str] = ...) -> None: ...
 
 class Scorer(_message.Message):
     __slots__ = ("name", "args")

@@ -72,6 +72,7 @@ def _case(message: batch_pb2.TestCase, field: str) -> dict[str, Any]:
         "input": value(message.input, f"{field}.input", {}),
         "expected": value(message.expected, f"{field}.expected", None),
         "metadata": value(message.metadata, f"{field}.metadata", {}),
+        "answers": value(message.answers, f"{field}.answers", None),
     }
 
 

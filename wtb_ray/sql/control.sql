@@ -27,7 +27,8 @@ WITH held AS (
 )
 SELECT e.id, e.epoch, e.thread_id, e.head, e.head_step, e.version, e.project, e.binding,
        coalesce(e.input, k.input) AS input, e.recursion_limit, e.breakpoints, e.batch_id, k.case_id,
-       k.expected, k.metadata, e.repetition, e.suspect, e.attempt, e.wanted, e.passed, e.clean_from
+       k.expected, k.metadata, k.answers AS case_answers, e.repetition, e.suspect, e.attempt, e.wanted,
+       e.passed, e.clean_from
 FROM held e LEFT JOIN cases k ON k.batch_id = e.batch_id AND k.ordinal = e.case_ordinal
 
 -- name: set_breakpoints
@@ -59,7 +60,28 @@ WHERE thread_id = %(thread_id)s AND checkpoint_id = %(head)s
 
 -- name: insert_answers
 INSERT INTO answers (execution_id, thread_id, checkpoint_id, interrupt_id, value)
-SELECT %(id)s, %(thread_id)s, %(head)s, * FROM unnest(%(interrupts)s::text[], %(values)s::text[])
+SELECT e.id, e.thread_id, e.head, a.*
+FROM executions e CROSS JOIN unnest(%(interrupts)s::text[], %(values)s::text[]) AS a
+WHERE e.id = %(id)s
+
+-- name: count_answers
+-- Those on the way to the head. Of the checkpoint that a branch began with, only its own copies count:
+-- where it has none, its questions are asked again.
+WITH RECURSIVE chain AS (
+    SELECT e.thread_id, NULL::integer AS last_step, NULL::text AS origin
+    FROM executions e WHERE e.id = %(id)s
+    UNION ALL
+    SELECT b.parent_thread, coalesce((
+        SELECT p.step FROM steps p
+        WHERE p.thread_id = b.parent_thread AND p.checkpoint_id = b.parent_checkpoint), -2),
+        b.parent_checkpoint
+    FROM chain c JOIN branches b ON b.thread_id = c.thread_id WHERE b.parent_thread IS NOT NULL
+)
+SELECT count(*) AS n
+FROM chain c JOIN answers a ON a.thread_id = c.thread_id
+LEFT JOIN steps s ON s.thread_id = a.thread_id AND s.checkpoint_id = a.checkpoint_id
+WHERE c.last_step IS NULL
+   OR a.checkpoint_id IS DISTINCT FROM c.origin AND coalesce(s.step, -2) < c.last_step
 
 -- name: nodes_before_head
 -- The nodes that ended in the head: its row is that of the thread in which it was written first.

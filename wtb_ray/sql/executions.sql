@@ -90,8 +90,8 @@ WITH lease AS (
 )
 SELECT e.id, e.epoch, e.thread_id, e.head, e.head_step, e.version, e.project, e.binding,
        coalesce(e.input, k.input) AS input, e.recursion_limit, e.breakpoints, e.batch_id, k.case_id,
-       k.expected, k.metadata, e.repetition, e.suspect, e.attempt, e.tracking, e.wanted, e.passed,
-       e.clean_from, e.environment, CASE WHEN e.batch_id IS NOT NULL THEN ARRAY(
+       k.expected, k.metadata, k.answers AS case_answers, e.repetition, e.suspect, e.attempt,
+       e.tracking, e.wanted, e.passed, e.clean_from, e.environment, CASE WHEN e.batch_id IS NOT NULL THEN ARRAY(
            SELECT variant FROM cells WHERE execution_id = e.id
              AND status IN ('RUNNING', 'SCORING') ORDER BY variant) END AS members,
        e.written_by::text AS written_by,

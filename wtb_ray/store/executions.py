@@ -412,6 +412,8 @@ def assignment_of(row: DictRow, standing: restore_points.Standing) -> Assignment
         suspect=row["suspect"],
         expected=None if row["expected"] is None else orjson.loads(row["expected"]),
         metadata={} if row["metadata"] is None else orjson.loads(row["metadata"]),
+        case_answers=orjson.loads(row["case_answers"] or "[]"),
+        answered=standing.answered,
         manifest=standing.manifest,
         ran=standing.ran,
         answers=dict(standing.answers),
