@@ -104,6 +104,7 @@ GET /executions/{execution_id}/diff
 POST /batch-tests/{batch_id}/pause
 POST /batch-tests/{batch_id}/resume
 GET /batch-tests/{batch_id}/tree
+PATCH /batch-tests/{batch_id}
 POST /batch-tests/{batch_id}/rerun
 POST /batch-tests/{batch_id}/extend
 GET /limits

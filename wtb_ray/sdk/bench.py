@@ -436,10 +436,22 @@ class Batch(BatchView):
     ) -> "Batch":
         """Run cells in these statuses again, all or those of a variant and a case.
 
+        `EXCLUDED` are those that a budget kept from beginning.
+
         Raises:
-            Conflict: It has no such cell.
+            Conflict: It has no such cell, or its budget is used up.
         """
         self.info = self._bench.rerun_batch(self.id, status, variant, case)
+        return self
+
+    def set_budget(self, **amounts: float | None) -> "Batch":
+        """Change its budgets: `cost=5, tokens=None`; None lifts one.
+
+        Raises:
+            Conflict: More than an amount is used already.
+            InvalidTransition: It was stopped or has failed.
+        """
+        self.info = self._bench.set_budget(self.id, **amounts)
         return self
 
     def extend(

@@ -12,6 +12,7 @@ from wtb_ray import bindings, errors, requests
 from wtb_ray.api import NodeOutcome
 from wtb_ray.control import (
     AnswersRequest,
+    BatchChange,
     ExecuteNodeRequest,
     ExtendRequest,
     Forked,
@@ -262,10 +263,16 @@ class Commands(LimitCommands):
         return batch
 
     async def rerun_batch(self, id: str, request: RerunRequest, actor: str) -> Batch:
-        """Runs failed and cancelled cells of a batch again."""
+        """Runs cells of a batch again that have failed or did not run."""
         batch = await self._store.batches.rerun(
             id, request.status, variant=request.variant, case=request.case, actor=actor
         )
+        await self._wake()
+        return batch
+
+    async def change_batch(self, id: str, change: BatchChange, actor: str) -> Batch:
+        """Changes budgets of a batch."""
+        batch = await self._store.batches.set_budget(id, change.budget, actor=actor)
         await self._wake()
         return batch
 

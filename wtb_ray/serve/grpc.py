@@ -31,6 +31,7 @@ ENDED = frozenset({"execution.completed", "execution.failed", "execution.cancell
 BATCH_CHANGES = frozenset(
     {"cell.scored", "cell.failed", "batch.started", "batch.completed", "batch.failed"}
     | {"batch.cancelled", "execution.cancelled", "batch.budget_exceeded", "batch.extended"}
+    | {"batch.rerun"}
 )
 
 
