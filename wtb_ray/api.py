@@ -45,6 +45,8 @@ class ExecuteRequest(Frozen):
     version: str | None = None
     """A registered version; null takes the newest."""
     priority: int = Field(default=0, ge=-100, le=100)
+    deadline_s: float | None = Field(default=None, gt=0, le=LONGEST_DEADLINE_S, allow_inf_nan=False)
+    """Seconds from its first start, whatever happens in them, after which it fails."""
 
 
 class BatchTestRequest(Frozen):

@@ -298,6 +298,8 @@ class Execution(Frozen):
     spent: Cost | None = None
     """What it really spent itself, up to the last time it was given back or ended: a shared prefix
     counts where it ran, steps that were gone back from count too."""
+    deadline_s: float | None = None
+    """Seconds from its first start, or from where it was brought back, after which it fails."""
     forked_from: str | None = None
     """The execution that it was forked from."""
     forked_at: str | None = None

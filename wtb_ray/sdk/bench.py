@@ -100,7 +100,8 @@ class WTBTestBench(Steering, Environments, Integrity, LimitsOfBench, Storing, Au
             breakpoints: `before:node` or `after:node`; a node alone means before it.
             wait: Return when it has ended or paused, not when it is accepted.
             timeout: Seconds to wait at most.
-            options: `version`, `recursion_limit`, `priority`.
+            options: `version`, `recursion_limit`, `priority`, `deadline_s` (seconds from its first
+                start, after which it fails).
 
         Returns:
             The execution with its state. One that failed is returned too, with `.error`.

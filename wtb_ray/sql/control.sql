@@ -18,6 +18,7 @@ UPDATE executions SET wanted = %(wanted)s, reason = coalesce(%(reason)s, reason)
 -- name: send_on
 UPDATE executions SET
     wanted = %(wanted)s, passed = head, attempt = 0, suspect = 0, not_before = now(),
+    deadline = CASE WHEN NOT %(anew)s THEN deadline END,
     recursion_limit = coalesce(%(recursion_limit)s, recursion_limit)
 WHERE id = %(id)s
 
@@ -123,19 +124,20 @@ UPDATE executions SET
     status = %(status)s, reason = %(reason)s, thread_id = %(thread_id)s, head = %(head)s,
     head_step = %(head_step)s, epoch = epoch + 1, owner = NULL, wanted = 'run', passed = NULL,
     clean_from = CASE WHEN %(clean)s THEN epoch + 1 ELSE clean_from END, parked_at = now(),
-    error = NULL, ended_at = NULL, attempt = 0, suspect = 0
+    error = NULL, ended_at = NULL, attempt = 0, suspect = 0,
+    deadline = CASE WHEN batch_id IS NOT NULL THEN deadline END
 WHERE id = %(id)s
 
 -- name: insert_fork
 INSERT INTO executions
     (id, project, version, binding, input, status, reason, recursion_limit, breakpoints, priority,
-     thread_id, head, head_step, passed, forked_from, forked_at, parked_at, tracking)
+     thread_id, head, head_step, passed, deadline_s, forked_from, forked_at, parked_at, tracking)
 SELECT %(id)s, e.project, %(version)s, %(binding)s,
        coalesce(e.input, (SELECT k.input FROM cases k
                           WHERE k.batch_id = e.batch_id AND k.ordinal = e.case_ordinal)),
        %(status)s, 'fork', coalesce(%(recursion_limit)s, e.recursion_limit),
        %(breakpoints)s::text[], e.priority, %(thread_id)s, %(head)s, %(head_step)s, %(passed)s,
-       e.id, %(head)s, now(),
+       e.deadline_s, e.id, %(head)s, now(),
        (SELECT coalesce((spec::json #>> '{file_tracking,enabled}')::boolean, false)
         FROM project_versions WHERE version = %(version)s)
 FROM executions e WHERE e.id = %(source)s

@@ -328,6 +328,7 @@ async def _send_on(
         "id": row["id"],
         "wanted": str(GOES_ON[command]),
         "recursion_limit": recursion_limit,
+        "anew": command == "retry",
     }
     await conn.execute(SQL["send_on"], params)
 

@@ -60,6 +60,7 @@ class Executions:
         recursion_limit: int,
         breakpoints: Sequence[str] = (),
         priority: int = 0,
+        deadline_s: float | None = None,
         actor: str,
         id: str | None = None,
     ) -> Execution:
@@ -82,6 +83,7 @@ class Executions:
             "recursion_limit": recursion_limit,
             "breakpoints": list(breakpoints),
             "priority": priority,
+            "deadline_s": deadline_s,
             "thread_id": thread_id(id, 0),
         }
         event = events.ExecutionCreated(version=version.version, binding=dict(binding))
