@@ -1,11 +1,12 @@
 """Answers that cases bring along: given in order, once each, on whatever way an execution takes."""
 
+import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
 
-from tests import forest
+from tests import forest, machines
 from tests.forest import marked
 from tests.integration.travel_bench import TravelBench, back, eventually, fork, travel
 from tests.integration.tree_bench import TreeBench
@@ -240,3 +241,34 @@ async def test_a_case_with_other_answers_is_another_case(travel: TravelBench) ->
     await extend(batch.id, [same], [], None, max_cells=9, actor="me")
     with pytest.raises(errors.Conflict, match="answers"):
         await extend(batch.id, [other], [], None, max_cells=9, actor="me")
+
+
+@pytest.mark.parametrize("seed", [3, 5, 6, 9, 11])  # graphs that ask, in one node or several
+async def test_sharing_and_crashes_change_no_answer(travel: TravelBench, seed: int) -> None:
+    chance = random.Random(seed)
+    tracked = chance.random() < 0.4
+    spec: dict[str, Any] = {"variants": machines.variants(seed)}
+    if tracked:
+        spec["file_tracking"] = FileTrackingConfig()
+    nodes = chance.sample(sorted(machines.variants(seed)), 3)
+    rows = [{}, *({node: chance.choice(["two", "five"])} for node in nodes)]
+    found = []
+    for share_prefix in (True, False):
+        given = {"key": new_id("k"), "files": tracked, "trail": [], "sums": {}}
+        bench, batch = await asked(
+            travel,
+            f"tests.machines:g{seed}",
+            [f"answer {i}" for i in range(99)],
+            bindings=rows,
+            given=given,
+            spec=spec,
+            share_prefix=share_prefix,
+            interrupts="fail",
+        )
+        bench.crash_at = sorted(chance.sample(range(1, 8), 2))
+        assert (await bench.run(batch)).counts == {"DONE": len(rows)}
+        states = await bench.states(batch)
+        found.append([{**state, "key": None} for state in states.values()])
+    assert found[0] == found[1]
+    heard = [entry for state in found[0] for entry in state["trail"] if "answer " in entry]
+    assert "answer 0" in heard[0]
