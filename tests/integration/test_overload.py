@@ -329,3 +329,15 @@ async def test_an_execution_of_no_batch_has_a_deadline_of_its_own(bench: Bench) 
     back = await bench.store.branches.reset(made.id, actor="test")
     [row] = await bench.store.db.rows("SELECT deadline FROM executions")
     assert (row["deadline"], back.deadline_s) == (None, 1.0)
+
+
+async def test_an_execution_that_waits_for_an_answer_fails_with_its_deadline(bench: Bench) -> None:
+    version = await bench.register(spec("asking"))
+    made = await bench.store.executions.create(
+        version, {}, {}, recursion_limit=20, deadline_s=1.0, actor="test"
+    )
+    async with asyncio.timeout(30):
+        while (found := await bench.store.executions.get(made.id)).status != "FAILED":
+            await asyncio.sleep(0.02)
+    assert found.error is not None
+    assert found.error.code == "deadline_exceeded"

@@ -8,8 +8,8 @@ FROM executions WHERE id = %(id)s FOR NO KEY UPDATE
 SELECT id, project, version, batch_id, status, epoch, owner, wanted, reason, attempt, suspect,
        xmin::text AS written_by, pg_current_xact_id()::text AS xid
 FROM executions e
-WHERE status = 'PAUSED' AND deadline <= now() AND EXISTS (
-    SELECT FROM cells c WHERE c.execution_id = e.id AND c.status IN ('RUNNING', 'SCORING'))
+WHERE status = 'PAUSED' AND deadline <= now() AND (e.batch_id IS NULL OR EXISTS (
+    SELECT FROM cells c WHERE c.execution_id = e.id AND c.status IN ('RUNNING', 'SCORING')))
 ORDER BY id LIMIT %(limit)s FOR NO KEY UPDATE OF e SKIP LOCKED
 
 -- name: want

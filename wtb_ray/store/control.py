@@ -158,7 +158,7 @@ class Control:
         return await transact(self._db, work)
 
     async def send_late_on(self, limit: int, *, actor: str) -> list[str]:
-        """Sends on paused executions whose cells' deadline is over, which fail them; gives their ids.
+        """Sends on paused executions whose deadline is over, so that they fail; gives their ids.
 
         Those that wait for answers too: nobody's answer helps them any more.
         """
