@@ -175,6 +175,11 @@ def three_ask() -> Builder:
     return beside(*((name, asker(name)) for name in ("p", "q", "r")))
 
 
+def asks_in_a_row() -> Builder:
+    """a, then three nodes that ask one after the other."""
+    return line_of([("a", node("a")), *((name, asker(name)) for name in ("p", "q", "r"))])
+
+
 def asks_twice() -> Builder:
     return beside(("quick", node("quick")), ("ask", asker("ask", 2)))
 

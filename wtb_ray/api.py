@@ -45,6 +45,8 @@ class ExecuteRequest(Frozen):
     version: str | None = None
     """A registered version; null takes the newest."""
     priority: int = Field(default=0, ge=-100, le=100)
+    deadline_s: float | None = Field(default=None, gt=0, le=LONGEST_DEADLINE_S, allow_inf_nan=False)
+    """Seconds from its first start, whatever happens in them, after which it fails."""
 
 
 class BatchTestRequest(Frozen):
@@ -56,14 +58,14 @@ class BatchTestRequest(Frozen):
     variant_matrix: list[dict[str, str]]
     """Bindings `{node: variant}`; `_workflow` takes another graph, `_name` names the row."""
     test_cases: list[Case | dict[str, Any]]
-    """Cases `{"id", "input", "expected", "metadata"}`; without `input` the whole object is the input."""
+    """Cases `{"id", "input", "expected", "metadata", "answers"}`; without `input` the rest is the input."""
     scorers: list[ScorerSpec | str] = Field(default_factory=list)
     repetitions: int = 1
     node_errors: Literal["zero", "exclude"] = "zero"
     share_prefix: bool = True
     """Whether variants share the node runs of a case until their ways part."""
     interrupts: Literal["fail", "wait"] = "fail"
-    """Whether a cell whose node asks something fails, or waits for an answer."""
+    """Whether a cell whose case has no answer to what a node asks fails, or waits for one."""
     priority: int = Field(default=0, ge=-100, le=100)
     recursion_limit: int | None = Field(default=None, ge=1, le=100_000)
     deadline_s: float | None = Field(default=None, gt=0, le=LONGEST_DEADLINE_S, allow_inf_nan=False)

@@ -1,7 +1,7 @@
 """Test cases from a list or from a file, all of them or an error that says where it is wrong.
 
-A case is `{"id", "input", "expected", "metadata"}`. Without `input` all keys but `id`, `expected`
-and `metadata` are the input. Where no case has an id they are `case-0001`, `case-0002`, ... by place;
+A case is `{"id", "input", "expected", "metadata", "answers"}`. Without `input` all keys but these
+are the input; `answers` is a list of what its nodes hear when they ask. Where no case has an id they are `case-0001`, `case-0002`, ... by place;
 ids in some cases only are an error, as are double ones.
 
 JSONL (`.jsonl`, `.ndjson`): an object a line. Blank lines and a byte order mark are skipped.
@@ -11,6 +11,7 @@ CSV (`.csv`): a header with the columns
   `input`            a JSON object, or columns `input.NAME`, one text each
   `expected`         a text, or JSON if it starts with `{` or `[`; or columns `expected.NAME`
   `metadata`         a JSON object, or columns `metadata.NAME`
+  `answers`          a JSON list
 or, without any `input` column, any other names: each is an entry of the input. A cell is a text;
 under `NAME:json` it is JSON. An empty cell leaves its entry out.
 
@@ -30,10 +31,11 @@ import orjson
 from pydantic import ValidationError
 
 from wtb_ray import errors
+from wtb_ray.case import ANSWERS_KB, MOST_ANSWERS
 from wtb_ray.model import Case
 
-PARTS: Final = ("id", "input", "expected", "metadata")
-GROUPS: Final = PARTS[1:]
+PARTS: Final = ("id", "input", "expected", "metadata", "answers")
+GROUPS: Final = ("input", "expected", "metadata")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 Place = dict[str, Any]
@@ -86,7 +88,7 @@ def _cases(items: Iterable[tuple[dict[str, Any], Place]], whole: Place) -> list[
 
 
 def _parts(item: dict[str, Any], place: Place) -> dict[str, Any]:
-    """The four parts of a case; its id as text, or None."""
+    """The parts of a case; its id as text, or None."""
     parts = {name: item.get(name) for name in PARTS}
     rest = {name: value for name, value in item.items() if name not in PARTS}
     if "input" not in item:
@@ -97,7 +99,20 @@ def _parts(item: dict[str, Any], place: Place) -> dict[str, Any]:
         if not isinstance(parts[name], dict) and not (name == "metadata" and parts[name] is None):
             _refuse(place, f"an object is needed, not {parts[name]!r}", name)
     parts["id"] = _id(parts["id"], place)
-    return {**parts, "metadata": parts["metadata"] or {}}
+    answers = _answers(parts["answers"], place)
+    return {**parts, "metadata": parts["metadata"] or {}, "answers": answers}
+
+
+def _answers(value: Any, place: Place) -> tuple[Any, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        _refuse(place, f"a list is needed, not {type(value).__name__}", "answers")
+    if len(value) > MOST_ANSWERS:
+        _refuse(place, f"{len(value)} are more than {MOST_ANSWERS}", "answers")
+    if len(orjson.dumps(value)) > ANSWERS_KB * 1024:
+        _refuse(place, f"they take more than {ANSWERS_KB} KiB", "answers")
+    return tuple(value)
 
 
 def _id(value: Any, place: Place) -> str | None:
@@ -192,7 +207,7 @@ def _csv_rows(file: str, data: bytes) -> Iterator[tuple[list[str], Place]]:
 
 
 def _cell(column: str, cell: str, place: Place) -> Any:
-    whole = column in ("input", "metadata") or (
+    whole = column in ("input", "metadata", "answers") or (
         column == "expected" and cell.startswith(("{", "["))
     )
     if not whole and not column.endswith(":json"):
@@ -241,8 +256,8 @@ def _columns(columns: list[str], place: Place) -> list[str]:
             _refuse(place, f"there are columns {group}.NAME too", group)
     if "input" in groups.values():
         for name, group in groups.items():
-            if group not in GROUPS and name != "id":
-                _refuse(place, "unknown beside input, expected and metadata", name)
+            if group not in GROUPS and name not in PARTS:
+                _refuse(place, "unknown beside input, expected, metadata and answers", name)
     return columns
 
 

@@ -6,10 +6,11 @@ Like `wtb_ray.api`, shared by the HTTP service and its clients; models only.
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 
 from wtb_ray.api import Checkpoint
 from wtb_ray.model import Case, Execution, Frozen, ProjectVersion, VariantSpec
+from wtb_ray.spending import BudgetName
 from wtb_ray.states import ExecutionStatus, PauseStrategy
 
 Mode = Literal["clean", "as_it_stands"]
@@ -360,13 +361,21 @@ class ProjectChange(Frozen):
 class RerunRequest(Frozen):
     """Optional body of `POST batch-tests/{id}/rerun`: which cells run again."""
 
-    status: list[Literal["FAILED", "CANCELLED"]] = Field(
+    status: list[Literal["FAILED", "CANCELLED", "EXCLUDED"]] = Field(
         default=["FAILED", "CANCELLED"], min_length=1
     )
+    """`EXCLUDED` are those that a budget kept from beginning."""
     variant: str | None = None
     """Only of the variant with this name."""
     case: str | None = None
     """Only of the case with this id."""
+
+
+class BatchChange(Frozen):
+    """Body of `PATCH batch-tests/{id}`."""
+
+    budget: dict[BudgetName, FiniteFloat | None] = Field(min_length=1)
+    """The budgets that change; null lifts one."""
 
 
 class ExtendRequest(Frozen):

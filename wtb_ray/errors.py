@@ -56,7 +56,7 @@ WTBError                    500 INTERNAL              something of ours broke
     RunnerDied              500 INTERNAL              the process died in this execution when it ran alone
     RateLimited             500 INTERNAL              what nodes call was overloaded each time that it was tried
     TimedOut                500 INTERNAL              nodes, or what they call, took too long each time
-    DeadlineExceeded        500 INTERNAL              a cell took longer than its batch lets it
+    DeadlineExceeded        500 INTERNAL              an execution or a cell took longer than it may
     InterruptInBatch        500 INTERNAL              a cell asked a human and the batch has no answer for it
     ScorerFailed            500 INTERNAL              a scorer raised
     BudgetExceeded          500 INTERNAL              a cell that did not begin: the batch's budget was used up
@@ -391,7 +391,7 @@ class TimedOut(ExecutionFault):
 
 
 class DeadlineExceeded(ExecutionFault):
-    """The cell took longer than its batch lets it."""
+    """It took longer than its deadline."""
 
 
 class InterruptInBatch(ExecutionFault):

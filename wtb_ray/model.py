@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from wtb_ray.case import Case as Case
 from wtb_ray.environment import EnvironmentConfig, EnvSpec, ExecutionConfig, NodeResourceConfig
 from wtb_ray.frozen import Frozen as Frozen
 from wtb_ray.frozen import canonical as canonical
@@ -297,6 +298,8 @@ class Execution(Frozen):
     spent: Cost | None = None
     """What it really spent itself, up to the last time it was given back or ended: a shared prefix
     counts where it ran, steps that were gone back from count too."""
+    deadline_s: float | None = None
+    """Seconds from its first start, or from where it was brought back, after which it fails."""
     forked_from: str | None = None
     """The execution that it was forked from."""
     forked_at: str | None = None
@@ -333,6 +336,10 @@ class Assignment(Frozen):
     """What the batch's case expects; for the scorers."""
     metadata: dict[str, Any] = Field(default_factory=dict)
     """The case's metadata; for the scorers."""
+    case_answers: tuple[Any, ...] = ()
+    """The case's answers to what its nodes ask."""
+    answered: int = 0
+    """How many questions on the way to the head have their answer."""
     members: tuple[int, ...] = ()
     """The variants of its batch that it still runs for, by their places."""
     manifest: str | None = None
@@ -411,15 +418,6 @@ class InnerStep(Frozen):
     """Of its last super-step: nodes that come next; such as wait for several others are not told."""
 
 
-class Case(Frozen):
-    """One test case of a batch."""
-
-    id: str = Field(min_length=1, max_length=200)
-    input: dict[str, Any]
-    expected: Any = None
-    metadata: dict[str, Any] = Field(default_factory=dict)
-
-
 class ScorerSpec(Frozen):
     """A scorer by name or import path, with its arguments."""
 
@@ -449,7 +447,7 @@ class BatchSpec(Frozen):
     share_prefix: bool = True
     """Whether variants share the node runs of a case until their ways part."""
     interrupts: Literal["fail", "wait"] = "fail"
-    """Whether a cell whose node asks something fails, or waits for an answer."""
+    """Whether a cell whose case has no answer to what a node asks fails, or waits for one."""
     deadline_s: float | None = Field(default=None, gt=0, le=LONGEST_DEADLINE_S, allow_inf_nan=False)
     """Seconds from the first start of a cell's execution, after which the cell fails."""
     budget: Budget | None = None

@@ -228,6 +228,7 @@ class _Run:
         self._config: RunnableConfig = {"configurable": {"thread_id": assignment.thread_id}}
         self._last: tuple[str, tuple[str, ...]] | None = None
         self._hit: str | None = None
+        self._answers: Mapping[str, Any] = {}
         attachment.boundary = self.boundary
         attachment.on_wanted = self.wanted
         attachment.on_breakpoints = self.breakpoints
@@ -266,6 +267,7 @@ class _Run:
                 self._control.request_drain(self._hit)
 
     async def go(self, answers: Mapping[str, Any] | None) -> Outcome:
+        self._answers = answers or {}
         head = await self._head() if self._looks(answers) else None
         if head is not None and (stop := await self._before(head, answers)) is not None:
             return stop
@@ -378,7 +380,8 @@ class _Run:
         stopped = self._attachment.wanted == Wanted.STOP
         kind: Kind = "drained"
         reason = self._control.reason
-        if head.interrupts and not stopped:
+        asked = [i for i in head.interrupts if i["id"] not in self._answers]
+        if asked and not stopped:
             kind, reason = "interrupted", "interrupt"
         elif self._hit is not None and not stopped:
             kind, reason = "breakpoint", self._hit
@@ -387,7 +390,7 @@ class _Run:
         elif reason is None:
             left = errors.GraphFailed(f"the graph returned although {list(head.waiting)} follow")
             return Outcome("failed", fault_of(left), next_nodes=head.waiting)
-        return Outcome(kind, None, head.interrupts, None, head.waiting, reason, self._parts)
+        return Outcome(kind, None, asked, None, head.waiting, reason, self._parts)
 
     async def _head(self) -> _Head:
         found = await self._saver.aget_tuple(self._config)

@@ -1,7 +1,7 @@
 """What things cost, and the most that a batch may spend."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from pydantic import Field
 
@@ -42,6 +42,9 @@ class Budget(Frozen):
     """Seconds in which it was RUNNING."""
 
 
+BudgetName = Literal["cells", "node_runs", "tokens", "cost", "wall_time_s"]
+
+
 class Exceeded(NamedTuple):
     """A budget that is used up."""
 
@@ -50,7 +53,7 @@ class Exceeded(NamedTuple):
     spent: float
 
 
-def exceeded(budget: Budget, used: Mapping[str, float]) -> Exceeded | None:
+def exceeded(budget: Budget, used: Mapping[BudgetName, float]) -> Exceeded | None:
     """The first of the budgets of which as much is used as there is."""
     for name, spent in used.items():
         limit = getattr(budget, name)

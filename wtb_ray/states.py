@@ -113,7 +113,7 @@ CELL: Final[dict[str, tuple[frozenset[CellStatus], CellStatus]]] = {
     "fail": (frozenset({C.PENDING, C.RUNNING, C.SCORING}), C.FAILED),
     "exclude": (frozenset({C.PENDING, C.FAILED, C.DONE}), C.EXCLUDED),
     "cancel": (frozenset({C.PENDING, C.RUNNING, C.SCORING}), C.CANCELLED),
-    "rerun": (frozenset({C.FAILED, C.CANCELLED}), C.PENDING),
+    "rerun": (frozenset({C.FAILED, C.CANCELLED, C.EXCLUDED}), C.PENDING),
     "rescore": (frozenset({C.DONE}), C.SCORING),
 }
 

@@ -159,6 +159,8 @@ REQUESTS = [
     batch("scorer is no function", "unknown_scorer", "scorers.0.name", scorers=["deeds:NUMBER"]),
     batch("case is a number", "invalid_request", "test_cases.0", test_cases=[7]),
     batch("case without input", "invalid_cases", "test_cases.1.input", test_cases=[CASE, {"id": "c2"}]),
+    batch("answers of a case are no list", "invalid_cases", "test_cases.0.answers",
+          test_cases=[{**CASE, "answers": "yes"}]),
     batch("case with an unknown input", "invalid_state", "test_cases.0.input.x", test_cases=[{"x": 1}]),
     batch("double ids", "invalid_cases", "test_cases.2.id",
           test_cases=[CASE, {**CASE, "id": "c2"}, CASE]),

@@ -12,8 +12,10 @@ import pytest_asyncio
 
 from tests import steered
 from tests.stack import Stack
+from wtb_ray.rpc import batch_pb2 as batches
 from wtb_ray.rpc import execution_pb2 as pb
 from wtb_ray.rpc import session_pb2
+from wtb_ray.rpc.batch_pb2_grpc import BatchTestStub
 from wtb_ray.rpc.execution_pb2_grpc import ExecutionControlStub
 from wtb_ray.rpc.session_pb2_grpc import InteractiveSessionStub
 from wtb_ray.sdk import AsyncTestBench, WorkflowProject
@@ -323,3 +325,25 @@ class TestCommands:
             assert e.value.code() == grpc.StatusCode.INVALID_ARGUMENT
             assert str(e.value.details()).startswith(f"invalid_request: {code}")
         assert (await checkpoints(stub, id))[0] == (1, ["first"])
+
+
+async def test_a_batch_whose_cases_answer_needs_nobody(channel: grpc.aio.Channel) -> None:
+    request = batches.RunBatchTestRequest(
+        project=NAME,
+        variant_matrix=[batches.Binding(nodes={"_workflow": "asking"})],
+        test_cases=[
+            batches.TestCase(id="yes", input='{"x": 1}', answers='[{"approved": true}]'),
+            batches.TestCase(id="odd", input='{"x": 1}', answers='[{"approved": "yes"}]'),
+            batches.TestCase(id="none", input='{"x": 1}'),
+        ],
+    )
+    stub = BatchTestStub(channel)
+    *_, last = [message async for message in stub.RunBatchTest(request)]
+    page = await stub.GetBatchTestResults(
+        batches.GetBatchTestResultsRequest(batch_id=last.batch_id)
+    )
+    assert {cell.case_id: cell.error.code for cell in page.cells} == {
+        "yes": "",
+        "odd": "invalid_answer",
+        "none": "interrupt_in_batch",
+    }

@@ -104,6 +104,7 @@ GET /executions/{execution_id}/diff
 POST /batch-tests/{batch_id}/pause
 POST /batch-tests/{batch_id}/resume
 GET /batch-tests/{batch_id}/tree
+PATCH /batch-tests/{batch_id}
 POST /batch-tests/{batch_id}/rerun
 POST /batch-tests/{batch_id}/extend
 GET /limits
@@ -236,6 +237,7 @@ async def test_grpc_runs_a_batch_up_to_its_end(channel: grpc.aio.Channel, stack:
         ],
         scorers=[batches.Scorer(name="exact", args='{"field": "answer"}')],
         repetitions=3,
+        deadline_s=300,
     )
     progress = [message async for message in BatchTestStub(channel).RunBatchTest(request)]
     assert [m.finished for m in progress] == sorted(m.finished for m in progress)
@@ -244,10 +246,56 @@ async def test_grpc_runs_a_batch_up_to_its_end(channel: grpc.aio.Channel, stack:
     assert dict(last.counts) == {"DONE": 24}
     async with AsyncTestBench(stack.url) as bench:
         board = await bench.leaderboard(last.batch_id)
+        shown = await bench.get_batch(last.batch_id)
+        cells = {cell.id: cell for cell in await shown.results()}
     assert {row.variant: row.metrics[0].mean for row in board.rows} == {
         "retriever=bm25_retriever": 1.0,
         "base": 0.25,
     }
+    found = await BatchTestStub(channel).GetBatchTest(
+        batches.GetBatchTestRequest(batch_id=last.batch_id)
+    )
+    assert (found.status, found.cells, found.repetitions) == (last.status, 24, 3)
+    assert list(found.variants) == ["base", "retriever=bm25_retriever"]
+    assert (found.deadline_s, found.cost.node_runs) == (300, last.cost.node_runs)
+    wanted, listed = batches.GetBatchTestResultsRequest(batch_id=last.batch_id, limit=10), []
+    while True:
+        page = await BatchTestStub(channel).GetBatchTestResults(wanted)
+        listed += page.cells
+        if not page.HasField("next"):
+            break
+        wanted.after = page.next
+    assert [cell.id for cell in listed] == list(cells)
+    for cell in listed:
+        known = cells[cell.id]
+        assert {s.metric: s.value for s in cell.scores} == known.scores
+        assert (cell.variant, cell.execution_id) == (known.variant, known.execution_id)
+
+
+@pytest.mark.usefixtures("version")
+async def test_grpc_stops_a_batch(channel: grpc.aio.Channel) -> None:
+    stub = BatchTestStub(channel)
+    request = batches.RunBatchTestRequest(
+        project=NAME,
+        variant_matrix=[batches.Binding(nodes={"_name": name}) for name in ("base", "again")],
+        test_cases=[batches.TestCase(id="c", input=json.dumps(CASES[0].input))],
+        repetitions=2000,
+        share_prefix=False,
+    )
+    run = stub.RunBatchTest(request)
+    id = (await anext(aiter(run))).batch_id
+    stop = batches.StopBatchTestRequest(
+        batch_id=id, variant="again", reason="enough", idempotency_key=id
+    )
+    pruned = await stub.StopBatchTest(stop)
+    assert pruned.counts["CANCELLED"] > 0
+    assert pruned == await stub.StopBatchTest(stop), "the same key gives the same answer"
+    stopped = await stub.StopBatchTest(batches.StopBatchTestRequest(batch_id=id, reason="enough"))
+    assert (stopped.status, stopped.reason) == (batches.BATCH_STATUS_CANCELLED, "enough")
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await stub.StopBatchTest(batches.StopBatchTestRequest(batch_id=id))
+    assert str(raised.value.details()).startswith("invalid_transition: ")
+    run.cancel()
 
 
 async def test_grpc_refuses_by_status(channel: grpc.aio.Channel) -> None:

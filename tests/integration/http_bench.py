@@ -159,6 +159,7 @@ class Controller:
             request.initial_state,
             recursion_limit=request.recursion_limit or 25,
             breakpoints=requests.check_breakpoints(version, binding, request.breakpoints),
+            deadline_s=request.deadline_s,
             actor=actor,
             id=id,
         )

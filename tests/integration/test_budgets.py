@@ -7,6 +7,7 @@ from tests.integration.store_bench import RIGHT, StoreBench
 from wtb_ray import errors
 from wtb_ray.db import Database
 from wtb_ray.model import Assignment, Batch, Budget, Cost, Fault, thread_id
+from wtb_ray.spending import BudgetName
 from wtb_ray.states import CellStatus
 
 FAULT = Fault(code="node_failed", type="ValueError", message="no")
@@ -252,3 +253,95 @@ def test_a_budget_of_nothing_is_refused_by_name(name: str) -> None:
         with pytest.raises(ValueError, match=name):
             Budget(**{name: amount})
     assert issubclass(errors.BudgetExceeded, errors.ExecutionFault)
+
+
+async def used_up(bench: StoreBench, budget: Budget) -> Batch:
+    """A batch that has completed with one cell done and two excluded, for 0.6 of cost and 200 tokens."""
+    batch = await bench.batch(cases=3, variants=1, budget=budget)
+    [held] = await begun(bench, batch, 1)
+    await bench.ran(held, {"cost": 0.6, "tokens": 200})
+    assert await bench.settle(held, "complete", scores=RIGHT) is None
+    assert await bench.store.batches.enforce_budgets(actor="scheduler") == [batch.id]
+    await bench.store.batches.close(actor="scheduler")
+    found = await bench.store.batches.get(batch.id)
+    assert (found.status, found.counts) == ("COMPLETED", {"DONE": 1, "EXCLUDED": 2})
+    return found
+
+
+@pytest.mark.parametrize(
+    ("budget", "name", "enough"),
+    [(Budget(cells=1, cost=9), "cells", 3), (Budget(cost=0.5, tokens=900), "cost", None)],
+)
+async def test_what_a_budget_excluded_runs_when_it_is_raised(
+    bench: StoreBench, budget: Budget, name: BudgetName, enough: float | None
+) -> None:
+    batch = await used_up(bench, budget)
+    rerun, set_budget = bench.store.batches.rerun, bench.store.batches.set_budget
+    with pytest.raises(errors.Conflict, match="raise it first") as refused:
+        await rerun(batch.id, ["EXCLUDED"], actor="me")
+    assert refused.value.details["budget"] == name
+    assert await bench.store.batches.get(batch.id) == batch, "nothing half made"
+    raised = await set_budget(batch.id, {name: enough}, actor="me")
+    assert raised.budget is not None
+    assert getattr(raised.budget, name) == enough
+    assert raised.budget.tokens == budget.tokens, "what is not named stays"
+    assert (raised.status, raised.counts) == (batch.status, batch.counts), (
+        "nothing begins by itself"
+    )
+    await set_budget(batch.id, {name: enough}, actor="me")
+    [told] = await bench.events(types=["batch.budget_changed"])
+    assert told.payload["before"][name] == getattr(budget, name)
+    assert told.payload["after"][name] == enough
+
+    again = await rerun(batch.id, ["EXCLUDED"], actor="me")
+    assert (again.status, again.reason, again.counts) == (
+        "RUNNING",
+        None,
+        {"DONE": 1, "PENDING": 2},
+    )
+    assert await bench.store.batches.enforce_budgets(actor="scheduler") == []
+    for held in await begun(bench, batch):
+        assert await bench.settle(held, "complete", scores=RIGHT) is None
+    await bench.store.batches.close(actor="scheduler")
+    found = await bench.store.batches.get(batch.id)
+    assert (found.status, found.reason, found.counts) == ("COMPLETED", None, {"DONE": 3})
+    assert not [cell for cell in (await bench.store.cells.list(batch.id)).items if cell.error]
+
+
+async def test_a_batch_that_still_runs_forgets_that_its_budget_was_used_up(
+    bench: StoreBench,
+) -> None:
+    batch = await bench.batch(cases=3, variants=1, budget=Budget(cells=1))
+    assert len(await begun(bench, batch)) == 1
+    await bench.store.batches.enforce_budgets(actor="scheduler")
+    assert (await bench.store.batches.get(batch.id)).reason is not None
+    await bench.store.batches.set_budget(batch.id, {"cells": 2}, actor="me")
+    assert len(await begun(bench, batch)) == 0
+    found = await bench.store.batches.rerun(batch.id, ["EXCLUDED"], actor="me")
+    assert (found.status, found.reason) == ("RUNNING", None)
+    assert len(await begun(bench, batch)) == 1
+    assert await bench.store.batches.enforce_budgets(actor="scheduler") == [batch.id]
+    assert (await bench.store.batches.get(batch.id)).counts == {"RUNNING": 2, "EXCLUDED": 1}
+
+
+async def test_budgets_that_make_no_sense_are_refused(bench: StoreBench) -> None:
+    batch = await used_up(bench, Budget(cost=0.5))
+    set_budget = bench.store.batches.set_budget
+    bad: list[tuple[dict[BudgetName, float | None], type[errors.WTBError], str]] = [
+        ({"cost": 0.55}, errors.Conflict, "budget.cost"),
+        ({"tokens": 199}, errors.Conflict, "budget.tokens"),
+        ({"cost": -1}, errors.InvalidRequest, "budget.cost"),
+        ({"cells": 2.5}, errors.InvalidRequest, "budget.cells"),
+    ]
+    for changes, kind, field in bad:
+        with pytest.raises(kind) as refused:
+            await set_budget(batch.id, changes, actor="me")
+        assert refused.value.details["field"] == field
+    with pytest.raises(errors.UnknownBatch):
+        await set_budget("none", {"cost": 1}, actor="me")
+    assert await bench.events(types=["batch.budget_changed"]) == []
+    stopped = await bench.batch(budget=Budget(cost=0.5))
+    await bench.store.batches.stop(stopped.id, "enough", actor="me")
+    with pytest.raises(errors.InvalidTransition) as ended:
+        await set_budget(stopped.id, {"cost": 9}, actor="me")
+    assert ended.value.details["state"] == "CANCELLED"

@@ -111,6 +111,24 @@ async def test_a_batch_shows_its_costs_runs_again_and_grows(
     assert found["counts"] == {"CANCELLED": 1, "PENDING": 3}
     again = await wtb("batch", "rerun", id, "--status", "cancelled", "--variant", "base", "--json")
     assert json.loads(again.stdout)["counts"] == {"PENDING": 4}
+    raised = await wtb("batch", "budget", id, "cost=7", "node_runs=900", "tokens=none", "--json")
+    assert {k: v for k, v in json.loads(raised.stdout)["budget"].items() if v is not None} == {
+        "cost": 7,
+        "node_runs": 900,
+    }
+    for amount, code, said in (
+        ("cost", 2, "form name=amount"),
+        ("cost=much", 2, "'much' is no number"),
+        ("cost=0", 1, "budget.cost"),
+        ("cost=inf", 1, "budget.cost"),
+        ("gold=1", 1, "budget.gold"),
+    ):
+        refused = await wtb("batch", "budget", id, amount)
+        assert refused.exit_code == code, amount
+        assert said in refused.stderr
+    await wtb("batch", "budget", id, "cost=5", "node_runs=none", "tokens=100000")
+    none_excluded = await wtb("batch", "rerun", id, "--status", "excluded")
+    assert "is EXCLUDED" in none_excluded.stderr
     nothing = await wtb("batch", "rerun", id)
     assert nothing.exit_code == 1
     assert "(conflict)" in nothing.stderr

@@ -169,6 +169,7 @@ BAD = [
     missing("batch-tests/nope/stop", "unknown_batch", "POST", {}),
     missing("batch-tests/nope/rerun", "unknown_batch", "POST", {}),
     missing("batch-tests/nope/extend", "unknown_batch", "POST", {}),
+    missing("batch-tests/nope", "unknown_batch", "PATCH", {"budget": {"cost": 1}}),
     missing("events?execution=nope", "unknown_execution"),
     missing("events?batch=nope", "unknown_batch"),
     missing(f"bundles/{DIGEST}", "unknown_bundle", "HEAD"),

@@ -90,6 +90,10 @@ async def test_the_command_line_refuses_a_deadline_that_is_none(wtb: Wtb, tmp_pa
         "batch", "run", "p", "--cases", str(cases), "--variants", "_name=a", "--deadline", "0"
     )
     assert (late.exit_code, "deadline_s" in late.stderr) == (1, True), late.output
+    late = await wtb("run", "p", "--deadline", "0")
+    assert (late.exit_code, "deadline_s" in late.stderr) == (1, True), late.output
+    fine = await wtb("run", "p", "--deadline", "60", "--no-wait", "--json")
+    assert json.loads(fine.stdout)["deadline_s"] == 60
 
 
 async def test_the_sdk_sets_what_it_says(http: HttpBench) -> None:
@@ -115,4 +119,6 @@ async def test_a_deadline_that_is_none_is_refused(http: HttpBench, seconds: floa
         "deadline_s": seconds,
     }
     refused = await http.post("/batch-tests", body, 422)
+    assert refused["error"]["details"]["field"] == "deadline_s"
+    refused = await http.post("/workflows/p/execute", {"deadline_s": seconds}, 422)
     assert refused["error"]["details"]["field"] == "deadline_s"

@@ -309,3 +309,35 @@ async def test_variants_that_part_keep_the_deadline_of_their_beginning(bench: Be
     rows = await bench.store.db.rows("SELECT deadline, started_at, error FROM executions")
     assert len(rows) == 2
     assert len({row["deadline"] for row in rows}) == 1, "that of the execution that they began in"
+
+
+async def test_an_execution_of_no_batch_has_a_deadline_of_its_own(bench: Bench) -> None:
+    version = await bench.register(spec())
+    state = {"key": "o", "how": "hang"}
+    made = await bench.store.executions.create(
+        version, {}, state, recursion_limit=20, deadline_s=1.0, actor="test"
+    )
+    assert made.deadline_s == 1.0
+    late = await until(bench, made.id)
+    assert late.error is not None
+    assert (late.status, late.error.code) == ("FAILED", "deadline_exceeded")
+    await bench.store.control.retry(made.id, actor="test")
+    again = await until(bench, made.id)
+    assert again.error is not None
+    assert again.error.code == "deadline_exceeded"
+    assert RAN["o:call"] == 2, "the retry had its time anew"
+    back = await bench.store.branches.reset(made.id, actor="test")
+    [row] = await bench.store.db.rows("SELECT deadline FROM executions")
+    assert (row["deadline"], back.deadline_s) == (None, 1.0)
+
+
+async def test_an_execution_that_waits_for_an_answer_fails_with_its_deadline(bench: Bench) -> None:
+    version = await bench.register(spec("asking"))
+    made = await bench.store.executions.create(
+        version, {}, {}, recursion_limit=20, deadline_s=1.0, actor="test"
+    )
+    async with asyncio.timeout(30):
+        while (found := await bench.store.executions.get(made.id)).status != "FAILED":
+            await asyncio.sleep(0.02)
+    assert found.error is not None
+    assert found.error.code == "deadline_exceeded"

@@ -116,6 +116,10 @@ async def test_a_batch_has_a_budget_grows_and_runs_again(
         assert batch.info.counts == {"CANCELLED": 2, "PENDING": 10}
         await batch.rerun(case="c0")
         assert batch.info.counts == {"CANCELLED": 1, "PENDING": 11}
+        await batch.set_budget(cells=None, cost=2.5)
+        assert batch.info.budget == Budget(cost=2.5)
+        with pytest.raises(errors.InvalidRequest, match="budget"):
+            await batch.set_budget()
         with pytest.raises(errors.Conflict) as refused:
             await batch.extend([{"id": "c1", "input": {"x": 9}}])
         assert refused.value.details["field"] == "cases.0"
@@ -124,6 +128,7 @@ async def test_a_batch_has_a_budget_grows_and_runs_again(
         with WTBTestBench(address) as sync:
             found = sync.get_batch(batch.id).rerun(["CANCELLED"], variant="default")
             assert found.info.counts == {"PENDING": 12}
+            assert found.set_budget(cells=200).info.budget == Budget(cells=200, cost=2.5)
             assert found.extend(repetitions=3).info.cells == 18
             with pytest.raises(errors.InvalidRequest, match=r"budget\.tokens"):
                 sync.run_batch_test("p", MATRIX, CASES[:1], budget={"tokens": 0})

@@ -92,6 +92,23 @@ async def test_each_cell_is_answered_alone(bench: SteeringBench) -> None:
     assert RAN.pop(key)["one"] == 1  # what all share ran once
 
 
+async def test_a_case_that_brings_answers_along_needs_nobody(bench: SteeringBench) -> None:
+    await bench.register(SPEC)
+    case = {"id": "c", "key": new_id("k"), "trail": [], "answers": ["red"]}
+    body: dict[str, Any] = {"variant_matrix": ROWS, "test_cases": [case]}
+    for answers, reason in (("red", "a list is needed, not str"), ([1] * 1001, "1001 are more")):
+        bad = {**body, "test_cases": [{**case, "answers": answers}]}
+        error = await bench.refused("POST", "/workflows/forest/batch-test", bad, 422)
+        assert error["code"] == "invalid_cases"
+        assert error["details"]["field"].endswith("answers")
+        assert reason in error["message"]
+    batch = await bench.http.post("/workflows/forest/batch-test", body, 202)
+    ended = await at(bench, batch["id"], "COMPLETED")
+    assert [await trail(bench, cell["execution_id"]) for cell in ended] == [
+        ["one", "ask heard red", after] for after in ("after", "after!a", "after!b")
+    ]
+
+
 async def test_a_patched_cell_goes_its_own_way(bench: SteeringBench) -> None:
     batch, execution, cells = await shared(bench)
     body = {"values": {"trail": ["patched"]}, "cell": cells[1]["id"]}

@@ -38,10 +38,15 @@ class TreeBench:
         self,
         bindings: Sequence[Mapping[str, str]],
         inputs: Sequence[Mapping[str, Any]],
+        *,
+        answers: Sequence[Any] = (),
         **more: Any,
     ) -> Batch:
-        """A batch that has begun: a case for each input."""
-        cases = tuple(Case(id=f"c{i}", input=dict(given)) for i, given in enumerate(inputs))
+        """A batch that has begun: a case for each input, all with these answers."""
+        cases = tuple(
+            Case(id=f"c{i}", input=dict(given), answers=tuple(answers))
+            for i, given in enumerate(inputs)
+        )
         spec = BatchSpec(
             project=self.version.project,
             variants=tuple(dict(binding) for binding in bindings),

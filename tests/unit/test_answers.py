@@ -4,8 +4,7 @@ from typing import Any
 
 import pytest
 
-from wtb_ray import errors
-from wtb_ray.serve.commands import _check_answer
+from wtb_ray import answers, errors
 from wtb_ray.store.control import _answer_schema
 
 ITEMS = {
@@ -27,10 +26,10 @@ ITEMS = {
 )
 def test_the_path_of_the_first_fault_is_named(answer: Any, field: str | None) -> None:
     if field is None:
-        _check_answer("i1", answer, ITEMS)
+        answers.check("i1", answer, ITEMS)
         return
     with pytest.raises(errors.InvalidAnswer) as e:
-        _check_answer("i1", answer, ITEMS)
+        answers.check("i1", answer, ITEMS)
     assert (e.value.details["field"], e.value.details["interrupt"]) == (field, "i1")
 
 
@@ -38,7 +37,7 @@ def test_the_path_of_the_first_fault_is_named(answer: Any, field: str | None) ->
     "schema", [{"type": "nonsense"}, {"$ref": "http://nowhere.test/schema"}, {"$ref": "#/nowhere"}]
 )
 def test_what_is_no_schema_of_ours_to_check_refuses_nothing(schema: dict[str, Any]) -> None:
-    _check_answer("i1", {"any": "thing"}, schema)
+    answers.check("i1", {"any": "thing"}, schema)
 
 
 @pytest.mark.parametrize(

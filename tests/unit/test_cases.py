@@ -45,11 +45,13 @@ def test_a_list_takes_cases_objects_and_bare_inputs() -> None:
             Case(id="a", input={"q": 1}, expected=2),
             {"id": "b", "input": {"q": 2}, "expected": [1], "metadata": {"k": 1}},
             {"id": "c", "question": "x", "expected": "y"},
+            {"id": "d", "question": "x", "answers": [True, None, {"k": [1]}]},
         ]
     ) == [
         Case(id="a", input={"q": 1}, expected=2),
         Case(id="b", input={"q": 2}, expected=[1], metadata={"k": 1}),
         Case(id="c", input={"question": "x"}, expected="y"),
+        Case(id="d", input={"question": "x"}, answers=(True, None, {"k": [1]})),
     ]
 
 
@@ -87,8 +89,24 @@ def test_values_of_a_list_come_back_as_json_has_them() -> None:
             {
                 "index": 0,
                 "field": "expectd",
-                "reason": "unknown beside input; there are id, input, expected, metadata",
+                "reason": "unknown beside input; there are id, input, expected, metadata, answers",
             },
+        ),
+        (
+            [{"q": 1, "answers": {"ask": 1}}],
+            {"index": 0, "field": "answers", "reason": "a list is needed, not dict"},
+        ),
+        (
+            [{"q": 1}, {"input": {}, "answers": "yes"}],
+            {"index": 1, "field": "answers", "reason": "a list is needed, not str"},
+        ),
+        (
+            [{"q": 1, "answers": [1] * 1001}],
+            {"index": 0, "field": "answers", "reason": "1001 are more than 1000"},
+        ),
+        (
+            [{"q": 1, "answers": ["x" * 2**20]}],
+            {"index": 0, "field": "answers", "reason": "they take more than 1024 KiB"},
         ),
         (
             [{"id": "a", "q": 1}, {"q": 2}],
@@ -117,6 +135,21 @@ def test_what_is_no_json_is_refused(value: Any) -> None:
     details = refused(lambda: from_list([{"q": 1}, {"input": {"q": [value]}}]))
     assert (details["index"], details["field"]) == (1, "input")
     assert details["reason"].startswith("no JSON: ")
+
+
+def test_answers_come_from_every_kind_of_file(write: Write, tmp_path: Path) -> None:
+    wanted = [Case(id="a", input={"q": "x"}, answers=("yes", 2)), Case(id="b", input={"q": "y"})]
+    lines = '{"id": "a", "q": "x", "answers": ["yes", 2]}\n{"id": "b", "input": {"q": "y"}}'
+    assert load_cases(write("cases.jsonl", lines)) == wanted
+    for header in ("id,q,answers", "id,input.q,answers"):
+        text = f'{header}\na,x,"[""yes"", 2]"\nb,y,'
+        assert load_cases(write("cases.csv", text)) == wanted
+    frame = pl.DataFrame({"id": ["a"], "q": ["x"], "answers": [["yes", "no"]]})
+    frame.write_parquet(tmp_path / "cases.parquet")
+    assert load_cases(tmp_path / "cases.parquet")[0].answers == ("yes", "no")
+    path = write("cases.csv", "id,q,answers\na,x,[yes")
+    details = refused(lambda: load_cases(path))
+    assert (details["line"], details["field"]) == (2, "answers")
 
 
 def test_too_long_ids_are_refused() -> None:

@@ -11,11 +11,12 @@ import yaml
 from typer.testing import CliRunner
 
 from tests.canned import EXECUTION, Canned
-from wtb_ray import api, errors
+from wtb_ray import api, cases, errors
 from wtb_ray.cli import app, batch, reports
 from wtb_ray.cli.ci_runs import Launch
 from wtb_ray.cli.jobs import Jobs
 from wtb_ray.cli.submissions import CI_RUNS, Submission, derived_id, job_id
+from wtb_ray.model import Case
 from wtb_ray.serve.local import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -48,6 +49,18 @@ def no_ci(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     for variable in CI_RUNS.values():
         monkeypatch.delenv(variable, raising=False)
     return monkeypatch
+
+
+@pytest.mark.usefixtures("no_ci")
+def test_cases_keep_their_answers_and_are_others_with_others() -> None:
+    given = [
+        request().model_copy(update={"test_cases": [Case(id="one", input={}, answers=answers)]})
+        for answers in ((), (True, {"by": "card"}))
+    ]
+    plain, answered = (Submission.of(one, None) for one in given)
+    assert plain.batch_id != answered.batch_id
+    sent = api.BatchTestRequest.model_validate_json(answered.request)
+    assert cases.from_list(sent.test_cases)[0].answers == (True, {"by": "card"})
 
 
 def test_the_same_request_has_the_same_id_in_the_same_run_of_ci() -> None:

@@ -101,7 +101,7 @@ def test_without_a_command_it_helps() -> None:
         (["batch", "results", BATCH, "--status", "odd"], "--status"),
         (["project", "register", "a:b", "--variant", "x=y"], "node=name=package.module:function"),
         (["project", "register", "a:b", "--param", "x=y=k=v"], "not JSON"),
-        (["events", "--type", "odd"], "there is no event 'odd'; there are batch.budget_exceeded"),
+        (["events", "--type", "odd"], "there is no event 'odd'; there are batch.budget_changed"),
         (["audit", "show", "--type", "odd"], "there is no event 'odd'"),
         (["audit", "show", "--since", "yesterday"], "'yesterday' is no time"),
         (["audit", "verify", "--from", "0"], "--from"),

@@ -49,6 +49,7 @@ async def test_a_run_waits_and_gives_the_state(server: Server, bench: Both) -> N
         variant_config={"search": "fast"},
         breakpoints=["rank"],
         recursion_limit=7,
+        deadline_s=9.5,
     )
     assert (execution.id, execution.status, execution.state) == ("e1", "COMPLETED", STATE["values"])
     assert execution.error is None
@@ -59,6 +60,7 @@ async def test_a_run_waits_and_gives_the_state(server: Server, bench: Both) -> N
         "recursion_limit": 7,
         "version": None,
         "priority": 0,
+        "deadline_s": 9.5,
     }
     first = server.requests[0]
     assert first.headers["idempotency-key"]

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from wtb_ray import errors, graphs, overload, plan, scoring
 from wtb_ray.actors.tracking import Tracking
+from wtb_ray.answers import next_of
 from wtb_ray.attachments import Attachment
 from wtb_ray.context import Limits
 from wtb_ray.model import Assignment, Batch, Case, Fault, Score, ScorerSpec
@@ -23,7 +24,7 @@ from wtb_ray.saver import Saver
 from wtb_ray.sharing import Group
 from wtb_ray.states import PauseReason, Wanted
 from wtb_ray.store import Store
-from wtb_ray.store.settlements import DRAINED, WAITING, Kind, Settlement
+from wtb_ray.store.settlements import ANSWERED, DRAINED, WAITING, Kind, Settlement
 
 log = logging.getLogger(__name__)
 
@@ -251,22 +252,31 @@ class Performer:
         return self._settlement(one, "complete", scores=scores)
 
     async def _interrupted(self, one: Assignment, outcome: graphs.Outcome) -> Settlement:
-        if one.batch_id is not None and (await self._batch(one.batch_id)).interrupts == "fail":
-            fault = Fault(
-                code=errors.InterruptInBatch.code,
-                type="InterruptInBatch",
-                message="a node asked for an answer, and the batch has none",
-            )
-            return self._settlement(one, "fail", fault=fault)
-        return self._settlement(
-            one,
-            "pause",
-            reason=str(PauseReason.INTERRUPT),
-            interrupts=outcome.interrupts,
-            restore_point=True,
-            manifest=await self._tracking.rest(one),
-            lease=self._tracking.lease(one),
-        )
+        """Goes on with what its case answers; where that is used up, the batch says what follows."""
+        try:
+            answers = await self._prepared(one)
+        except errors.InvalidAnswer as e:
+            return self._settlement(one, "fail", fault=fault_of(e))
+        fails = one.batch_id is not None and (await self._batch(one.batch_id)).interrupts == "fail"
+        if not answers and fails:
+            return self._settlement(one, "fail", fault=_unanswered(one))
+        place: dict[str, Any] = {"restore_point": True, "manifest": await self._tracking.rest(one)}
+        place["lease"] = self._tracking.lease(one)
+        if answers:
+            return self._settlement(one, "requeue", reason=ANSWERED, answers=answers, **place)
+        asked = {"reason": str(PauseReason.INTERRUPT), "interrupts": outcome.interrupts}
+        return self._settlement(one, "pause", **asked, **place)
+
+    async def _prepared(self, one: Assignment) -> dict[str, Any]:
+        """What its case answers to what it asks at its head, by interrupt id.
+
+        Raises:
+            InvalidAnswer: An answer does not fit its question.
+        """
+        left = one.case_answers[one.answered :]
+        if not left:
+            return {}
+        return next_of(await self._store.control.asked(one.execution_id), left)
 
     async def _drained(self, one: Assignment, work: _Work) -> Settlement:
         if work.attachment.wanted == Wanted.STOP:
@@ -310,6 +320,7 @@ class Performer:
                 input=one.input,
                 expected=one.expected,
                 metadata=one.metadata,
+                answers=one.case_answers,
             ),
             state=state,
         )
@@ -348,6 +359,13 @@ class Performer:
         return Settlement(
             execution_id=one.execution_id, epoch=one.epoch, owner=self._runner, kind=kind, **what
         )
+
+
+def _unanswered(one: Assignment) -> Fault:
+    error = errors.InterruptInBatch
+    had = f"its case had {len(one.case_answers)}" if one.case_answers else "the batch has none"
+    message = f"a node asked for an answer, and {had}"
+    return Fault(code=error.code, type=error.__name__, message=message)
 
 
 def _late() -> Fault:

@@ -62,7 +62,7 @@ ShareNothing = Annotated[
 ]
 Interrupts = Annotated[
     Literal["fail", "wait"],
-    typer.Option("--interrupts", help="Whether a cell that asks something fails or waits."),
+    typer.Option("--interrupts", help="Whether a cell fails or waits whose case has no answer."),
 ]
 Version = Annotated[
     str | None,
@@ -289,7 +289,9 @@ def rerun(
     status: Annotated[
         list[str] | None,
         typer.Option(
-            "--status", metavar="STATUS", help="FAILED or CANCELLED; repeatable, default: both."
+            "--status",
+            metavar="STATUS",
+            help="FAILED, CANCELLED or EXCLUDED; repeatable, default: the first two.",
         ),
     ] = None,
     variant: Annotated[
@@ -301,13 +303,42 @@ def rerun(
     as_json: options.AsJson = False,
     url: options.Url = None,
 ) -> None:
-    """Run failed and cancelled cells again.
+    """Run cells again that have failed or did not run.
 
-    A batch that has ended goes on. What is done does not run again.
+    A batch that has ended goes on. What is done does not run again. EXCLUDED are those that a budget
+    kept from beginning: raise it first.
     """
     statuses = [one.upper() for one in status or ("FAILED", "CANCELLED")]
     with options.connect(url) as bench:
         found = bench.rerun_batch(batch, statuses, variant, case)
+    answer(found, as_json, render.batch(found))
+
+
+@app.command()
+def budget(
+    batch: BatchId,
+    amounts: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="NAME=AMOUNT...",
+            help="cells, node_runs, tokens, cost or wall_time_s; `none` lifts one.",
+        ),
+    ],
+    as_json: options.AsJson = False,
+    url: options.Url = None,
+) -> None:
+    """Change the budgets of a batch.
+
+    Cells that were excluded stay so until they run again.
+
+    \b
+    Examples:
+      wtb batch budget b0198c1 cost=20 tokens=none
+      wtb batch rerun b0198c1 --status excluded
+    """
+    wanted = options.budget_changes(amounts)
+    with options.connect(url) as bench:
+        found = bench.set_budget(batch, **wanted)
     answer(found, as_json, render.batch(found))
 
 

@@ -185,14 +185,21 @@ def _choices(text: str) -> list[str]:
 
 def budget(pairs: list[str]) -> dict[str, float]:
     """`{name: amount}` of `name=amount` values; which there are, and how small, the bench says."""
-    found: dict[str, float] = {}
-    for text in pairs:
-        name, amount = pair(text, "--budget", "name=amount")
-        try:
-            found[name] = float(amount)
-        except ValueError as e:
-            raise typer.BadParameter(f"{amount!r} is no number", param_hint="--budget") from e
-    return found
+    named = (pair(text, "--budget", "name=amount") for text in pairs)
+    return {name: _amount(amount, "--budget") for name, amount in named}
+
+
+def budget_changes(pairs: list[str]) -> dict[str, float | None]:
+    """The same, with None for `name=none`."""
+    named = (pair(text, "NAME=AMOUNT", "name=amount") for text in pairs)
+    return {n: None if a == "none" else _amount(a, "NAME=AMOUNT") for n, a in named}
+
+
+def _amount(text: str, option: str) -> float:
+    try:
+        return float(text)
+    except ValueError as e:
+        raise typer.BadParameter(f"{text!r} is no number", param_hint=option) from e
 
 
 def scorer(text: str) -> ScorerSpec:

@@ -44,6 +44,10 @@ Version = Annotated[
 RecursionLimit = Annotated[
     int | None, typer.Option("--recursion-limit", min=1, metavar="N", help="Most super-steps.")
 ]
+Deadline = Annotated[
+    float | None,
+    typer.Option("--deadline", metavar="S", help="Seconds from its start, after which it fails."),
+]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Start it and return at once.")]
 
 
@@ -55,6 +59,7 @@ def run(
     breakpoint_: Breakpoint = None,
     version: Version = None,
     recursion_limit: RecursionLimit = None,
+    deadline: Deadline = None,
     no_wait: NoWait = False,
     as_json: options.AsJson = False,
     url: options.Url = None,
@@ -76,6 +81,8 @@ def run(
         more["version"] = version
     if recursion_limit is not None:
         more["recursion_limit"] = recursion_limit
+    if deadline is not None:
+        more["deadline_s"] = deadline
     with options.connect(url) as bench:
         started = bench.run(project, state, binding, breakpoint_, wait=False, **more)
         if no_wait:

@@ -20,6 +20,7 @@ from wtb_ray.events.batches import (
     BatchRerun,
     BatchResumed,
     BatchStarted,
+    BudgetChanged,
     BudgetExceeded,
     CellFailed,
     CellScored,
@@ -103,6 +104,7 @@ __all__ = [
     "BatchStarted",
     "BranchCreated",
     "BreakpointsSet",
+    "BudgetChanged",
     "BudgetExceeded",
     "CellFailed",
     "CellScored",
@@ -202,6 +204,7 @@ AnyEvent = Annotated[
     | BatchPaused
     | BatchResumed
     | BatchCompleted
+    | BudgetChanged
     | BudgetExceeded
     | BatchRerun
     | BatchExtended

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from wtb_ray.events.base import Event
-from wtb_ray.model import Fault
+from wtb_ray.model import Budget, Fault
 
 
 class BatchCreated(Event):
@@ -39,6 +39,12 @@ class BudgetExceeded(Event):
     spent: float
     excluded: int
     """Cells that will not run."""
+
+
+class BudgetChanged(Event):
+    type: Literal["batch.budget_changed"] = "batch.budget_changed"
+    before: Budget
+    after: Budget
 
 
 class BatchRerun(Event):

@@ -108,6 +108,8 @@ class ExecutionSplit(Event):
 class InterruptAnswered(Event):
     type: Literal["interrupt.answered"] = "interrupt.answered"
     interrupts: list[str]
+    prepared: bool = False
+    """Whether the answers are those of its case; else somebody gave them."""
 
 
 class BreakpointsSet(Event):

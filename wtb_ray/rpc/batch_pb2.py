@@ -22,9 +22,11 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from wtb_ray.rpc import execution_pb2 as wtb_dot_v1_dot_execution__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12wtb/v1/batch.proto\x12\x06wtb.v1\"b\n\x07\x42inding\x12)\n\x05nodes\x18\x01 \x03(\x0b\x32\x1a.wtb.v1.Binding.NodesEntry\x1a,\n\nNodesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"I\n\x08TestCase\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05input\x18\x02 \x01(\t\x12\x10\n\x08\x65xpected\x18\x03 \x01(\t\x12\x10\n\x08metadata\x18\x04 \x01(\t\"$\n\x06Scorer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x61rgs\x18\x02 \x01(\t\"\xb4\x03\n\x13RunBatchTestRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x14\n\x07version\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\'\n\x0evariant_matrix\x18\x03 \x03(\x0b\x32\x0f.wtb.v1.Binding\x12$\n\ntest_cases\x18\x04 \x03(\x0b\x32\x10.wtb.v1.TestCase\x12\x1f\n\x07scorers\x18\x05 \x03(\x0b\x32\x0e.wtb.v1.Scorer\x12\x18\n\x0brepetitions\x18\x06 \x01(\x05H\x01\x88\x01\x01\x12\x13\n\x0bnode_errors\x18\x08 \x01(\t\x12\x10\n\x08priority\x18\t \x01(\x05\x12\x1c\n\x0frecursion_limit\x18\n \x01(\rH\x02\x88\x01\x01\x12\x17\n\x0fidempotency_key\x18\x0b \x01(\t\x12\x19\n\x0cshare_prefix\x18\x0c \x01(\x08H\x03\x88\x01\x01\x12\x12\n\ninterrupts\x18\r \x01(\t\x12\x1e\n\x06\x62udget\x18\x0e \x01(\x0b\x32\x0e.wtb.v1.BudgetB\n\n\x08_versionB\x0e\n\x0c_repetitionsB\x12\n\x10_recursion_limitB\x0f\n\r_share_prefix\"\xb2\x01\n\x06\x42udget\x12\x12\n\x05\x63\x65lls\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x16\n\tnode_runs\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12\x13\n\x06tokens\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x11\n\x04\x63ost\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x18\n\x0bwall_time_s\x18\x05 \x01(\x01H\x04\x88\x01\x01\x42\x08\n\x06_cellsB\x0c\n\n_node_runsB\t\n\x07_tokensB\x07\n\x05_costB\x0e\n\x0c_wall_time_s\"\x84\x01\n\x04\x43ost\x12\x11\n\tnode_runs\x18\x01 \x01(\x03\x12\x13\n\x0b\x64uration_ms\x18\x02 \x01(\x01\x12&\n\x05usage\x18\x03 \x03(\x0b\x32\x17.wtb.v1.Cost.UsageEntry\x1a,\n\nUsageEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xcf\x03\n\x11\x42\x61tchTestProgress\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\x12#\n\x06status\x18\x02 \x01(\x0e\x32\x13.wtb.v1.BatchStatus\x12\r\n\x05total\x18\x03 \x01(\x03\x12\x35\n\x06\x63ounts\x18\x04 \x03(\x0b\x32%.wtb.v1.BatchTestProgress.CountsEntry\x12\x10\n\x08\x66inished\x18\x05 \x01(\x03\x12\x0f\n\x07percent\x18\x06 \x01(\x01\x12\x11\n\x04rate\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x0bremaining_s\x18\x08 \x01(\x01H\x01\x88\x01\x01\x12\x1a\n\x04\x63ost\x18\t \x01(\x0b\x32\x0c.wtb.v1.Cost\x12#\n\rcost_incurred\x18\n \x01(\x0b\x32\x0c.wtb.v1.Cost\x12\x1c\n\x0fremaining_low_s\x18\x0b \x01(\x01H\x02\x88\x01\x01\x12\x1d\n\x10remaining_high_s\x18\x0c \x01(\x01H\x03\x88\x01\x01\x1a-\n\x0b\x43ountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x42\x07\n\x05_rateB\x0e\n\x0c_remaining_sB\x12\n\x10_remaining_low_sB\x13\n\x11_remaining_high_s*\xc9\x01\n\x0b\x42\x61tchStatus\x12\x1c\n\x18\x42\x41TCH_STATUS_UNSPECIFIED\x10\x00\x12\x18\n\x14\x42\x41TCH_STATUS_PENDING\x10\x01\x12\x18\n\x14\x42\x41TCH_STATUS_RUNNING\x10\x02\x12\x17\n\x13\x42\x41TCH_STATUS_PAUSED\x10\x03\x12\x1a\n\x16\x42\x41TCH_STATUS_COMPLETED\x10\x04\x12\x17\n\x13\x42\x41TCH_STATUS_FAILED\x10\x05\x12\x1a\n\x16\x42\x41TCH_STATUS_CANCELLED\x10\x06\x32U\n\tBatchTest\x12H\n\x0cRunBatchTest\x12\x1b.wtb.v1.RunBatchTestRequest\x1a\x19.wtb.v1.BatchTestProgress0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12wtb/v1/batch.proto\x12\x06wtb.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16wtb/v1/execution.proto\"b\n\x07\x42inding\x12)\n\x05nodes\x18\x01 \x03(\x0b\x32\x1a.wtb.v1.Binding.NodesEntry\x1a,\n\nNodesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"Z\n\x08TestCase\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05input\x18\x02 \x01(\t\x12\x10\n\x08\x65xpected\x18\x03 \x01(\t\x12\x10\n\x08metadata\x18\x04 \x01(\t\x12\x0f\n\x07\x61nswers\x18\x05 \x01(\t\"$\n\x06Scorer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x61rgs\x18\x02 \x01(\t\"\xdc\x03\n\x13RunBatchTestRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x14\n\x07version\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\'\n\x0evariant_matrix\x18\x03 \x03(\x0b\x32\x0f.wtb.v1.Binding\x12$\n\ntest_cases\x18\x04 \x03(\x0b\x32\x10.wtb.v1.TestCase\x12\x1f\n\x07scorers\x18\x05 \x03(\x0b\x32\x0e.wtb.v1.Scorer\x12\x18\n\x0brepetitions\x18\x06 \x01(\x05H\x01\x88\x01\x01\x12\x13\n\x0bnode_errors\x18\x08 \x01(\t\x12\x10\n\x08priority\x18\t \x01(\x05\x12\x1c\n\x0frecursion_limit\x18\n \x01(\rH\x02\x88\x01\x01\x12\x17\n\x0fidempotency_key\x18\x0b \x01(\t\x12\x19\n\x0cshare_prefix\x18\x0c \x01(\x08H\x03\x88\x01\x01\x12\x12\n\ninterrupts\x18\r \x01(\t\x12\x1e\n\x06\x62udget\x18\x0e \x01(\x0b\x32\x0e.wtb.v1.Budget\x12\x17\n\ndeadline_s\x18\x0f \x01(\x01H\x04\x88\x01\x01\x42\n\n\x08_versionB\x0e\n\x0c_repetitionsB\x12\n\x10_recursion_limitB\x0f\n\r_share_prefixB\r\n\x0b_deadline_s\"\'\n\x13GetBatchTestRequest\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\"\x7f\n\x1aGetBatchTestResultsRequest\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\x12\"\n\x06status\x18\x02 \x01(\x0e\x32\x12.wtb.v1.CellStatus\x12\x12\n\x05limit\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\r\n\x05\x61\x66ter\x18\x04 \x01(\tB\x08\n\x06_limit\"V\n\x1bGetBatchTestResultsResponse\x12\x1b\n\x05\x63\x65lls\x18\x01 \x03(\x0b\x32\x0c.wtb.v1.Cell\x12\x11\n\x04next\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x07\n\x05_next\"\x83\x01\n\x14StopBatchTestRequest\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\x12\x13\n\x06reason\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x14\n\x07variant\x18\x03 \x01(\tH\x01\x88\x01\x01\x12\x17\n\x0fidempotency_key\x18\x04 \x01(\tB\t\n\x07_reasonB\n\n\x08_variant\"\xb2\x01\n\x06\x42udget\x12\x12\n\x05\x63\x65lls\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x16\n\tnode_runs\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12\x13\n\x06tokens\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x11\n\x04\x63ost\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x18\n\x0bwall_time_s\x18\x05 \x01(\x01H\x04\x88\x01\x01\x42\x08\n\x06_cellsB\x0c\n\n_node_runsB\t\n\x07_tokensB\x07\n\x05_costB\x0e\n\x0c_wall_time_s\"\x84\x01\n\x04\x43ost\x12\x11\n\tnode_runs\x18\x01 \x01(\x03\x12\x13\n\x0b\x64uration_ms\x18\x02 \x01(\x01\x12&\n\x05usage\x18\x03 \x03(\x0b\x32\x17.wtb.v1.Cost.UsageEntry\x1a,\n\nUsageEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xfb\x05\n\x05\x42\x61tch\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12#\n\x06status\x18\x04 \x01(\x0e\x32\x13.wtb.v1.BatchStatus\x12\x10\n\x08variants\x18\x05 \x03(\t\x12!\n\x08\x62indings\x18\x06 \x03(\x0b\x32\x0f.wtb.v1.Binding\x12\x1f\n\x07scorers\x18\x07 \x03(\x0b\x32\x0e.wtb.v1.Scorer\x12\x13\n\x0brepetitions\x18\x08 \x01(\x05\x12\x13\n\x0bnode_errors\x18\t \x01(\t\x12\r\n\x05\x63\x61ses\x18\n \x01(\x03\x12\r\n\x05\x63\x65lls\x18\x0b \x01(\x03\x12)\n\x06\x63ounts\x18\x0c \x03(\x0b\x32\x19.wtb.v1.Batch.CountsEntry\x12\x10\n\x08priority\x18\r \x01(\x05\x12\x14\n\x0cshare_prefix\x18\x0e \x01(\x08\x12\x12\n\ninterrupts\x18\x0f \x01(\t\x12\x17\n\ndeadline_s\x18\x10 \x01(\x01H\x00\x88\x01\x01\x12#\n\x06\x62udget\x18\x11 \x01(\x0b\x32\x0e.wtb.v1.BudgetH\x01\x88\x01\x01\x12\x1a\n\x04\x63ost\x18\x12 \x01(\x0b\x32\x0c.wtb.v1.Cost\x12#\n\rcost_incurred\x18\x13 \x01(\x0b\x32\x0c.wtb.v1.Cost\x12\x13\n\x06reason\x18\x14 \x01(\tH\x02\x88\x01\x01\x12.\n\ncreated_at\x18\x15 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\nstarted_at\x18\x16 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x03\x88\x01\x01\x12\x31\n\x08\x65nded_at\x18\x17 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x04\x88\x01\x01\x1a-\n\x0b\x43ountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x42\r\n\x0b_deadline_sB\t\n\x07_budgetB\t\n\x07_reasonB\r\n\x0b_started_atB\x0b\n\t_ended_at\"5\n\x05Score\x12\x0e\n\x06metric\x18\x01 \x01(\t\x12\x12\n\x05value\x18\x02 \x01(\x01H\x00\x88\x01\x01\x42\x08\n\x06_value\"\xfc\x03\n\x04\x43\x65ll\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x0f\n\x07variant\x18\x02 \x01(\t\x12*\n\x07\x62inding\x18\x03 \x03(\x0b\x32\x19.wtb.v1.Cell.BindingEntry\x12\x0f\n\x07\x63\x61se_id\x18\x04 \x01(\t\x12\x12\n\nrepetition\x18\x05 \x01(\x05\x12\"\n\x06status\x18\x06 \x01(\x0e\x32\x12.wtb.v1.CellStatus\x12\x19\n\x0c\x65xecution_id\x18\x07 \x01(\tH\x00\x88\x01\x01\x12\x1d\n\x06scores\x18\x08 \x03(\x0b\x32\r.wtb.v1.Score\x12\x17\n\nlatency_ms\x18\t \x01(\x01H\x01\x88\x01\x01\x12\x16\n\tnode_runs\x18\n \x01(\x03H\x02\x88\x01\x01\x12&\n\x05usage\x18\x0b \x03(\x0b\x32\x17.wtb.v1.Cell.UsageEntry\x12!\n\x05\x65rror\x18\x0c \x01(\x0b\x32\r.wtb.v1.FaultH\x03\x88\x01\x01\x12\x16\n\x0eshared_failure\x18\r \x01(\x08\x1a.\n\x0c\x42indingEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a,\n\nUsageEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x0f\n\r_execution_idB\r\n\x0b_latency_msB\x0c\n\n_node_runsB\x08\n\x06_error\"\xcf\x03\n\x11\x42\x61tchTestProgress\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\x12#\n\x06status\x18\x02 \x01(\x0e\x32\x13.wtb.v1.BatchStatus\x12\r\n\x05total\x18\x03 \x01(\x03\x12\x35\n\x06\x63ounts\x18\x04 \x03(\x0b\x32%.wtb.v1.BatchTestProgress.CountsEntry\x12\x10\n\x08\x66inished\x18\x05 \x01(\x03\x12\x0f\n\x07percent\x18\x06 \x01(\x01\x12\x11\n\x04rate\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x0bremaining_s\x18\x08 \x01(\x01H\x01\x88\x01\x01\x12\x1a\n\x04\x63ost\x18\t \x01(\x0b\x32\x0c.wtb.v1.Cost\x12#\n\rcost_incurred\x18\n \x01(\x0b\x32\x0c.wtb.v1.Cost\x12\x1c\n\x0fremaining_low_s\x18\x0b \x01(\x01H\x02\x88\x01\x01\x12\x1d\n\x10remaining_high_s\x18\x0c \x01(\x01H\x03\x88\x01\x01\x1a-\n\x0b\x43ountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x42\x07\n\x05_rateB\x0e\n\x0c_remaining_sB\x12\n\x10_remaining_low_sB\x13\n\x11_remaining_high_s*\xc9\x01\n\x0b\x42\x61tchStatus\x12\x1c\n\x18\x42\x41TCH_STATUS_UNSPECIFIED\x10\x00\x12\x18\n\x14\x42\x41TCH_STATUS_PENDING\x10\x01\x12\x18\n\x14\x42\x41TCH_STATUS_RUNNING\x10\x02\x12\x17\n\x13\x42\x41TCH_STATUS_PAUSED\x10\x03\x12\x1a\n\x16\x42\x41TCH_STATUS_COMPLETED\x10\x04\x12\x17\n\x13\x42\x41TCH_STATUS_FAILED\x10\x05\x12\x1a\n\x16\x42\x41TCH_STATUS_CANCELLED\x10\x06*\xd7\x01\n\nCellStatus\x12\x1b\n\x17\x43\x45LL_STATUS_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43\x45LL_STATUS_PENDING\x10\x01\x12\x17\n\x13\x43\x45LL_STATUS_RUNNING\x10\x02\x12\x17\n\x13\x43\x45LL_STATUS_SCORING\x10\x03\x12\x14\n\x10\x43\x45LL_STATUS_DONE\x10\x04\x12\x16\n\x12\x43\x45LL_STATUS_FAILED\x10\x05\x12\x18\n\x14\x43\x45LL_STATUS_EXCLUDED\x10\x06\x12\x19\n\x15\x43\x45LL_STATUS_CANCELLED\x10\x07\x32\xaf\x02\n\tBatchTest\x12H\n\x0cRunBatchTest\x12\x1b.wtb.v1.RunBatchTestRequest\x1a\x19.wtb.v1.BatchTestProgress0\x01\x12:\n\x0cGetBatchTest\x12\x1b.wtb.v1.GetBatchTestRequest\x1a\r.wtb.v1.Batch\x12^\n\x13GetBatchTestResults\x12\".wtb.v1.GetBatchTestResultsRequest\x1a#.wtb.v1.GetBatchTestResultsResponse\x12<\n\rStopBatchTest\x12\x1c.wtb.v1.StopBatchTestRequest\x1a\r.wtb.v1.Batchb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,30 +37,58 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BINDING_NODESENTRY']._serialized_options = b'8\001'
   _globals['_COST_USAGEENTRY']._loaded_options = None
   _globals['_COST_USAGEENTRY']._serialized_options = b'8\001'
+  _globals['_BATCH_COUNTSENTRY']._loaded_options = None
+  _globals['_BATCH_COUNTSENTRY']._serialized_options = b'8\001'
+  _globals['_CELL_BINDINGENTRY']._loaded_options = None
+  _globals['_CELL_BINDINGENTRY']._serialized_options = b'8\001'
+  _globals['_CELL_USAGEENTRY']._loaded_options = None
+  _globals['_CELL_USAGEENTRY']._serialized_options = b'8\001'
   _globals['_BATCHTESTPROGRESS_COUNTSENTRY']._loaded_options = None
   _globals['_BATCHTESTPROGRESS_COUNTSENTRY']._serialized_options = b'8\001'
-  _globals['_BATCHSTATUS']._serialized_start=1465
-  _globals['_BATCHSTATUS']._serialized_end=1666
-  _globals['_BINDING']._serialized_start=30
-  _globals['_BINDING']._serialized_end=128
-  _globals['_BINDING_NODESENTRY']._serialized_start=84
-  _globals['_BINDING_NODESENTRY']._serialized_end=128
-  _globals['_TESTCASE']._serialized_start=130
-  _globals['_TESTCASE']._serialized_end=203
-  _globals['_SCORER']._serialized_start=205
-  _globals['_SCORER']._serialized_end=241
-  _globals['_RUNBATCHTESTREQUEST']._serialized_start=244
-  _globals['_RUNBATCHTESTREQUEST']._serialized_end=680
-  _globals['_BUDGET']._serialized_start=683
-  _globals['_BUDGET']._serialized_end=861
-  _globals['_COST']._serialized_start=864
-  _globals['_COST']._serialized_end=996
-  _globals['_COST_USAGEENTRY']._serialized_start=952
-  _globals['_COST_USAGEENTRY']._serialized_end=996
-  _globals['_BATCHTESTPROGRESS']._serialized_start=999
-  _globals['_BATCHTESTPROGRESS']._serialized_end=1462
-  _globals['_BATCHTESTPROGRESS_COUNTSENTRY']._serialized_start=1351
-  _globals['_BATCHTESTPROGRESS_COUNTSENTRY']._serialized_end=1396
-  _globals['_BATCHTEST']._serialized_start=1668
-  _globals['_BATCHTEST']._serialized_end=1753
+  _globals['_BATCHSTATUS']._serialized_start=3303
+  _globals['_BATCHSTATUS']._serialized_end=3504
+  _globals['_CELLSTATUS']._serialized_start=3507
+  _globals['_CELLSTATUS']._serialized_end=3722
+  _globals['_BINDING']._serialized_start=87
+  _globals['_BINDING']._serialized_end=185
+  _globals['_BINDING_NODESENTRY']._serialized_start=141
+  _globals['_BINDING_NODESENTRY']._serialized_end=185
+  _globals['_TESTCASE']._serialized_start=187
+  _globals['_TESTCASE']._serialized_end=277
+  _globals['_SCORER']._serialized_start=279
+  _globals['_SCORER']._serialized_end=315
+  _globals['_RUNBATCHTESTREQUEST']._serialized_start=318
+  _globals['_RUNBATCHTESTREQUEST']._serialized_end=794
+  _globals['_GETBATCHTESTREQUEST']._serialized_start=796
+  _globals['_GETBATCHTESTREQUEST']._serialized_end=835
+  _globals['_GETBATCHTESTRESULTSREQUEST']._serialized_start=837
+  _globals['_GETBATCHTESTRESULTSREQUEST']._serialized_end=964
+  _globals['_GETBATCHTESTRESULTSRESPONSE']._serialized_start=966
+  _globals['_GETBATCHTESTRESULTSRESPONSE']._serialized_end=1052
+  _globals['_STOPBATCHTESTREQUEST']._serialized_start=1055
+  _globals['_STOPBATCHTESTREQUEST']._serialized_end=1186
+  _globals['_BUDGET']._serialized_start=1189
+  _globals['_BUDGET']._serialized_end=1367
+  _globals['_COST']._serialized_start=1370
+  _globals['_COST']._serialized_end=1502
+  _globals['_COST_USAGEENTRY']._serialized_start=1458
+  _globals['_COST_USAGEENTRY']._serialized_end=1502
+  _globals['_BATCH']._serialized_start=1505
+  _globals['_BATCH']._serialized_end=2268
+  _globals['_BATCH_COUNTSENTRY']._serialized_start=2158
+  _globals['_BATCH_COUNTSENTRY']._serialized_end=2203
+  _globals['_SCORE']._serialized_start=2270
+  _globals['_SCORE']._serialized_end=2323
+  _globals['_CELL']._serialized_start=2326
+  _globals['_CELL']._serialized_end=2834
+  _globals['_CELL_BINDINGENTRY']._serialized_start=2686
+  _globals['_CELL_BINDINGENTRY']._serialized_end=2732
+  _globals['_CELL_USAGEENTRY']._serialized_start=1458
+  _globals['_CELL_USAGEENTRY']._serialized_end=1502
+  _globals['_BATCHTESTPROGRESS']._serialized_start=2837
+  _globals['_BATCHTESTPROGRESS']._serialized_end=3300
+  _globals['_BATCHTESTPROGRESS_COUNTSENTRY']._serialized_start=2158
+  _globals['_BATCHTESTPROGRESS_COUNTSENTRY']._serialized_end=2203
+  _globals['_BATCHTEST']._serialized_start=3725
+  _globals['_BATCHTEST']._serialized_end=4028
 # @@protoc_insertion_point(module_scope)

@@ -39,6 +39,21 @@ class BatchTestStub(object):
                 request_serializer=wtb_dot_v1_dot_batch__pb2.RunBatchTestRequest.SerializeToString,
                 response_deserializer=wtb_dot_v1_dot_batch__pb2.BatchTestProgress.FromString,
                 _registered_method=True)
+        self.GetBatchTest = channel.unary_unary(
+                '/wtb.v1.BatchTest/GetBatchTest',
+                request_serializer=wtb_dot_v1_dot_batch__pb2.GetBatchTestRequest.SerializeToString,
+                response_deserializer=wtb_dot_v1_dot_batch__pb2.Batch.FromString,
+                _registered_method=True)
+        self.GetBatchTestResults = channel.unary_unary(
+                '/wtb.v1.BatchTest/GetBatchTestResults',
+                request_serializer=wtb_dot_v1_dot_batch__pb2.GetBatchTestResultsRequest.SerializeToString,
+                response_deserializer=wtb_dot_v1_dot_batch__pb2.GetBatchTestResultsResponse.FromString,
+                _registered_method=True)
+        self.StopBatchTest = channel.unary_unary(
+                '/wtb.v1.BatchTest/StopBatchTest',
+                request_serializer=wtb_dot_v1_dot_batch__pb2.StopBatchTestRequest.SerializeToString,
+                response_deserializer=wtb_dot_v1_dot_batch__pb2.Batch.FromString,
+                _registered_method=True)
 
 
 class BatchTestServicer(object):
@@ -52,6 +67,26 @@ class BatchTestServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetBatchTest(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetBatchTestResults(self, request, context):
+        """The cells of a batch with their scores, in the order of work, page by page.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StopBatchTest(self, request, context):
+        """Stops a batch, or one of its variants: waiting cells at once, running ones at their next boundary.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_BatchTestServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -59,6 +94,21 @@ def add_BatchTestServicer_to_server(servicer, server):
                     servicer.RunBatchTest,
                     request_deserializer=wtb_dot_v1_dot_batch__pb2.RunBatchTestRequest.FromString,
                     response_serializer=wtb_dot_v1_dot_batch__pb2.BatchTestProgress.SerializeToString,
+            ),
+            'GetBatchTest': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetBatchTest,
+                    request_deserializer=wtb_dot_v1_dot_batch__pb2.GetBatchTestRequest.FromString,
+                    response_serializer=wtb_dot_v1_dot_batch__pb2.Batch.SerializeToString,
+            ),
+            'GetBatchTestResults': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetBatchTestResults,
+                    request_deserializer=wtb_dot_v1_dot_batch__pb2.GetBatchTestResultsRequest.FromString,
+                    response_serializer=wtb_dot_v1_dot_batch__pb2.GetBatchTestResultsResponse.SerializeToString,
+            ),
+            'StopBatchTest': grpc.unary_unary_rpc_method_handler(
+                    servicer.StopBatchTest,
+                    request_deserializer=wtb_dot_v1_dot_batch__pb2.StopBatchTestRequest.FromString,
+                    response_serializer=wtb_dot_v1_dot_batch__pb2.Batch.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -88,6 +138,87 @@ class BatchTest(object):
             '/wtb.v1.BatchTest/RunBatchTest',
             wtb_dot_v1_dot_batch__pb2.RunBatchTestRequest.SerializeToString,
             wtb_dot_v1_dot_batch__pb2.BatchTestProgress.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetBatchTest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wtb.v1.BatchTest/GetBatchTest',
+            wtb_dot_v1_dot_batch__pb2.GetBatchTestRequest.SerializeToString,
+            wtb_dot_v1_dot_batch__pb2.Batch.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetBatchTestResults(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wtb.v1.BatchTest/GetBatchTestResults',
+            wtb_dot_v1_dot_batch__pb2.GetBatchTestResultsRequest.SerializeToString,
+            wtb_dot_v1_dot_batch__pb2.GetBatchTestResultsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StopBatchTest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wtb.v1.BatchTest/StopBatchTest',
+            wtb_dot_v1_dot_batch__pb2.StopBatchTestRequest.SerializeToString,
+            wtb_dot_v1_dot_batch__pb2.Batch.FromString,
             options,
             channel_credentials,
             insecure,

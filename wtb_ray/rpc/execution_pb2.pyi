@@ -39,7 +39,7 @@ EXECUTION_STATUS_FAILED: ExecutionStatus
 EXECUTION_STATUS_CANCELLED: ExecutionStatus
 
 class StartExecutionRequest(_message.Message):
-    __slots__ = ("project", "initial_state", "variant_config", "breakpoints", "recursion_limit", "version", "priority", "idempotency_key")
+    __slots__ = ("project", "initial_state", "variant_config", "breakpoints", "recursion_limit", "version", "priority", "idempotency_key", "deadline_s")
     class VariantConfigEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -55,6 +55,7 @@ class StartExecutionRequest(_message.Message):
     VERSION_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_S_FIELD_NUMBER: _ClassVar[int]
     project: str
     initial_state: str
     variant_config: _containers.ScalarMap[str, str]
@@ -63,7 +64,8 @@ class StartExecutionRequest(_message.Message):
     version: str
     priority: int
     idempotency_key: str
-    def __init__(self, project: _Optional[str] = ..., initial_state: _Optional[str] = ..., variant_config: _Optional[_Mapping[str, str]] = ..., breakpoints: _Optional[_Iterable[str]] = ..., recursion_limit: _Optional[int] = ..., version: _Optional[str] = ..., priority: _Optional[int] = ..., idempotency_key: _Optional[str] = ...) -> None: ...
+    deadline_s: float
+    def __init__(self, project: _Optional[str] = ..., initial_state: _Optional[str] = ..., variant_config: _Optional[_Mapping[str, str]] = ..., breakpoints: _Optional[_Iterable[str]] = ..., recursion_limit: _Optional[int] = ..., version: _Optional[str] = ..., priority: _Optional[int] = ..., idempotency_key: _Optional[str] = ..., deadline_s: _Optional[float] = ...) -> None: ...
 
 class GetExecutionRequest(_message.Message):
     __slots__ = ("execution_id",)
@@ -334,7 +336,7 @@ class Fault(_message.Message):
     def __init__(self, code: _Optional[str] = ..., type: _Optional[str] = ..., message: _Optional[str] = ..., node: _Optional[str] = ..., attempt: _Optional[int] = ..., traceback: _Optional[str] = ...) -> None: ...
 
 class Execution(_message.Message):
-    __slots__ = ("id", "project", "version", "binding", "status", "reason", "thread_id", "head", "head_step", "recursion_limit", "breakpoints", "batch_id", "case_id", "repetition", "attempt", "error", "latency_ms", "node_runs", "created_at", "started_at", "ended_at", "wanted", "forked_from", "forked_at", "parking")
+    __slots__ = ("id", "project", "version", "binding", "status", "reason", "thread_id", "head", "head_step", "recursion_limit", "breakpoints", "batch_id", "case_id", "repetition", "attempt", "error", "latency_ms", "node_runs", "created_at", "started_at", "ended_at", "wanted", "forked_from", "forked_at", "parking", "deadline_s")
     class BindingEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -367,6 +369,7 @@ class Execution(_message.Message):
     FORKED_FROM_FIELD_NUMBER: _ClassVar[int]
     FORKED_AT_FIELD_NUMBER: _ClassVar[int]
     PARKING_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_S_FIELD_NUMBER: _ClassVar[int]
     id: str
     project: str
     version: str
@@ -392,7 +395,8 @@ class Execution(_message.Message):
     forked_from: str
     forked_at: str
     parking: Parking
-    def __init__(self, id: _Optional[str] = ..., project: _Optional[str] = ..., version: _Optional[str] = ..., binding: _Optional[_Mapping[str, str]] = ..., status: _Optional[_Union[ExecutionStatus, str]] = ..., reason: _Optional[str] = ..., thread_id: _Optional[str] = ..., head: _Optional[str] = ..., head_step: _Optional[int] = ..., recursion_limit: _Optional[int] = ..., breakpoints: _Optional[_Iterable[str]] = ..., batch_id: _Optional[str] = ..., case_id: _Optional[str] = ..., repetition: _Optional[int] = ..., attempt: _Optional[int] = ..., error: _Optional[_Union[Fault, _Mapping]] = ..., latency_ms: _Optional[float] = ..., node_runs: _Optional[int] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., wanted: _Optional[str] = ..., forked_from: _Optional[str] = ..., forked_at: _Optional[str] = ..., parking: _Optional[_Union[Parking, _Mapping]] = ...) -> None: ...
+    deadline_s: float
+    def __init__(self, id: _Optional[str] = ..., project: _Optional[str] = ..., version: _Optional[str] = ..., binding: _Optional[_Mapping[str, str]] = ..., status: _Optional[_Union[ExecutionStatus, str]] = ..., reason: _Optional[str] = ..., thread_id: _Optional[str] = ..., head: _Optional[str] = ..., head_step: _Optional[int] = ..., recursion_limit: _Optional[int] = ..., breakpoints: _Optional[_Iterable[str]] = ..., batch_id: _Optional[str] = ..., case_id: _Optional[str] = ..., repetition: _Optional[int] = ..., attempt: _Optional[int] = ..., error: _Optional[_Union[Fault, _Mapping]] = ..., latency_ms: _Optional[float] = ..., node_runs: _Optional[int] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., wanted: _Optional[str] = ..., forked_from: _Optional[str] = ..., forked_at: _Optional[str] = ..., parking: _Optional[_Union[Parking, _Mapping]] = ..., deadline_s: _Optional[float] = ...) -> None: ...
 
 class Parking(_message.Message):
     __slots__ = ("strategy", "kept", "released", "left_out", "runner", "host")

@@ -374,6 +374,11 @@ class AsyncBatch(BatchView):
         self.info = await self._bench.rerun_batch(self.id, status, variant, case)
         return self
 
+    async def set_budget(self, **amounts: float | None) -> "AsyncBatch":
+        """Change its budgets; see `Batch.set_budget`."""
+        self.info = await self._bench.set_budget(self.id, **amounts)
+        return self
+
     async def extend(
         self,
         test_cases: AnyCases = (),

@@ -100,7 +100,8 @@ class WTBTestBench(Steering, Environments, Integrity, LimitsOfBench, Storing, Au
             breakpoints: `before:node` or `after:node`; a node alone means before it.
             wait: Return when it has ended or paused, not when it is accepted.
             timeout: Seconds to wait at most.
-            options: `version`, `recursion_limit`, `priority`.
+            options: `version`, `recursion_limit`, `priority`, `deadline_s` (seconds from its first
+                start, after which it fails).
 
         Returns:
             The execution with its state. One that failed is returned too, with `.error`.
@@ -436,10 +437,22 @@ class Batch(BatchView):
     ) -> "Batch":
         """Run cells in these statuses again, all or those of a variant and a case.
 
+        `EXCLUDED` are those that a budget kept from beginning.
+
         Raises:
-            Conflict: It has no such cell.
+            Conflict: It has no such cell, or its budget is used up.
         """
         self.info = self._bench.rerun_batch(self.id, status, variant, case)
+        return self
+
+    def set_budget(self, **amounts: float | None) -> "Batch":
+        """Change its budgets: `cost=5, tokens=None`; None lifts one.
+
+        Raises:
+            Conflict: More than an amount is used already.
+            InvalidTransition: It was stopped or has failed.
+        """
+        self.info = self._bench.set_budget(self.id, **amounts)
         return self
 
     def extend(

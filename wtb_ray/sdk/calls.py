@@ -447,6 +447,10 @@ def rerun_batch(id: str, request: control.RerunRequest) -> Call[Batch]:
     return _post(f"/batch-tests/{quoted(id)}/rerun", request, Batch)
 
 
+def set_budget(id: str, change: control.BatchChange) -> Call[Batch]:
+    return send("PATCH", f"/batch-tests/{quoted(id)}", change, Batch)
+
+
 def extend_batch(id: str, request: control.ExtendRequest) -> Call[Batch]:
     return _post(f"/batch-tests/{quoted(id)}/extend", request, Batch)
 

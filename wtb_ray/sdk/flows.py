@@ -62,6 +62,7 @@ class RunOptions(TypedDict, total=False):
     version: str
     recursion_limit: int
     priority: int
+    deadline_s: float
 
 
 class BatchOptions(RunOptions, total=False):
@@ -70,7 +71,6 @@ class BatchOptions(RunOptions, total=False):
     node_errors: str
     share_prefix: bool
     interrupts: str
-    deadline_s: float
     budget: Budget | dict[str, float]
 
 

@@ -326,9 +326,13 @@ class Steering(abc.ABC):
         variant: str | None = None,
         case: str | None = None,
     ) -> model.Batch:
-        """Run failed and cancelled cells of a batch again; see `Batch.rerun`."""
+        """Run cells of a batch again that have failed or did not run; see `Batch.rerun`."""
         wanted = {"status": list(status), "variant": variant, "case": case}
         return self.send(calls.rerun_batch(id, flows.made(control.RerunRequest, **wanted)))
+
+    def set_budget(self, id: str, **amounts: float | None) -> model.Batch:
+        """Change budgets of a batch; see `Batch.set_budget`."""
+        return self.send(calls.set_budget(id, flows.made(control.BatchChange, budget=amounts)))
 
     def extend_batch(
         self,

@@ -7,15 +7,12 @@ change of the store; what needs the project's code goes to a runner.
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from jsonschema import SchemaError
-from jsonschema.validators import Draft202012Validator, validator_for
-from referencing import Registry
-from referencing.exceptions import Unresolvable
-
+from wtb_ray import answers as checks
 from wtb_ray import bindings, errors, requests
 from wtb_ray.api import NodeOutcome
 from wtb_ray.control import (
     AnswersRequest,
+    BatchChange,
     ExecuteNodeRequest,
     ExtendRequest,
     Forked,
@@ -149,7 +146,7 @@ class Commands(LimitCommands):
         for question in await self._store.control.asked(id):
             schema = question["answer_schema"]
             if schema is not None and question["id"] in answers and not question["answered"]:
-                _check_answer(question["id"], answers[question["id"]], schema)
+                checks.check(question["id"], answers[question["id"]], schema)
 
     async def set_breakpoints(self, id: str, breakpoints: Sequence[str], actor: str) -> Execution:
         """Replaces the breakpoints of an execution, also of one that runs."""
@@ -266,10 +263,16 @@ class Commands(LimitCommands):
         return batch
 
     async def rerun_batch(self, id: str, request: RerunRequest, actor: str) -> Batch:
-        """Runs failed and cancelled cells of a batch again."""
+        """Runs cells of a batch again that have failed or did not run."""
         batch = await self._store.batches.rerun(
             id, request.status, variant=request.variant, case=request.case, actor=actor
         )
+        await self._wake()
+        return batch
+
+    async def change_batch(self, id: str, change: BatchChange, actor: str) -> Batch:
+        """Changes budgets of a batch."""
+        batch = await self._store.batches.set_budget(id, change.budget, actor=actor)
         await self._wake()
         return batch
 
@@ -375,24 +378,3 @@ def _variant(version: ProjectVersion, node: str, name: str) -> VariantSpec:
             reason="unknown",
         )
     return found
-
-
-def _check_answer(id: str, answer: Any, schema: dict[str, Any]) -> None:
-    """Checks an answer against the schema of its question; one that is no schema checks nothing.
-
-    Raises:
-        InvalidAnswer: It does not fit; `field` is the path in the answer.
-    """
-    kind = validator_for(schema, Draft202012Validator)
-    try:
-        kind.check_schema(schema)
-        # An empty registry: the default one would fetch references over the network.
-        faults = list(kind(schema, registry=Registry()).iter_errors(answer))
-    except (SchemaError, Unresolvable):
-        return
-    if faults:
-        found = min(faults, key=lambda fault: [str(part) for part in fault.absolute_path])
-        where = ".".join(["answers", id, *map(str, found.absolute_path)])
-        raise errors.InvalidAnswer(
-            f"{where}: {found.message}", field=where, reason=found.message, interrupt=id
-        )

@@ -124,6 +124,7 @@ class ExecutionController(EnvironmentCommands, Commands):
             recursion_limit=request.recursion_limit or self._limit(version),
             breakpoints=breakpoints,
             priority=request.priority,
+            deadline_s=request.deadline_s,
             actor=actor,
             id=id,
         )

@@ -3,38 +3,29 @@
 Streams end only by themselves, by the caller, or when their replica goes; each can be resumed.
 """
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
 from ray.serve.grpc_util import RayServegRPCContext
 
-from wtb_ray.api import Progress
 from wtb_ray.events import Cursor, EventRow
-from wtb_ray.model import Batch, Execution, digest
-from wtb_ray.rpc import audit_pb2, batch_pb2, execution_pb2
+from wtb_ray.model import Execution, digest
+from wtb_ray.rpc import audit_pb2, execution_pb2
 from wtb_ray.serve import grpc_messages
 from wtb_ray.serve.context import Context
+from wtb_ray.serve.grpc_batches import BatchMethods
 from wtb_ray.serve.grpc_calls import actor_of, going, rpc
 from wtb_ray.serve.grpc_control import ControlMethods
 from wtb_ray.serve.grpc_environments import EnvironmentMethods
 from wtb_ray.serve.http_events import cursor_of, types_of
 from wtb_ray.serve.idempotency import Answer, id_of, once
 from wtb_ray.serve.stream import Wanted
-from wtb_ray.states import TERMINAL_BATCH, TERMINAL_EXECUTION
+from wtb_ray.states import TERMINAL_EXECUTION
 
-PROGRESS_S = 0.25
-"""Least time between two messages of a batch's progress."""
-IDLE_S = 2.0
-"""Most time between them."""
 ENDED = frozenset({"execution.completed", "execution.failed", "execution.cancelled"})
-BATCH_CHANGES = frozenset(
-    {"cell.scored", "cell.failed", "batch.started", "batch.completed", "batch.failed"}
-    | {"batch.cancelled", "execution.cancelled", "batch.budget_exceeded", "batch.extended"}
-)
 
 
-class GrpcMethods(ControlMethods, EnvironmentMethods):
+class GrpcMethods(ControlMethods, BatchMethods, EnvironmentMethods):
     """All RPCs; to be mixed into the ingress, whose context they use."""
 
     @rpc
@@ -72,23 +63,6 @@ class GrpcMethods(ControlMethods, EnvironmentMethods):
             self.context, request.execution_id, start, types, request.follow
         ):
             yield grpc_messages.event(row)
-
-    @rpc
-    async def RunBatchTest(
-        self, request: batch_pb2.RunBatchTestRequest, grpc_context: RayServegRPCContext
-    ) -> AsyncIterator[batch_pb2.BatchTestProgress]:
-        wanted = grpc_messages.batch_request(request)
-        actor = actor_of(grpc_context)
-
-        async def perform() -> Answer:
-            made: Batch = await self.context.command("batch_test", wanted, actor, id_of("b"))
-            return Answer(202, made.model_dump_json())
-
-        mark = digest(["RunBatchTest", wanted.model_dump(mode="json")])
-        answer = await once(self.context, request.idempotency_key or None, mark, perform)
-        batch = Batch.model_validate_json(answer.body)
-        async for progress in _batch_progress(self.context, batch.id):
-            yield grpc_messages.progress(progress)
 
     @rpc
     async def StreamAuditEvents(
@@ -140,18 +114,3 @@ async def _end_is_behind(here: Context, id: str, start: Cursor) -> bool:
     rows = await here.store.events.read(Cursor.START, execution_id=id, types=sorted(ENDED))
     told = [Cursor.parse(row.cursor) for row in rows if await _is_the_end(here, row)]
     return any((c.xid, c.seq) <= (start.xid, start.seq) for c in told)
-
-
-async def _batch_progress(here: Context, id: str) -> AsyncIterator[Progress]:
-    """How far a batch is, whenever that changes, up to its end."""
-    wanted = Wanted(batch_id=id, types=BATCH_CHANGES)
-    start = await here.store.events.latest()
-    progress = await here.store.batches.progress(id)
-    yield progress
-    async with aclosing(here.feed.follow(start, wanted, idle_s=IDLE_S)) as changes:
-        while progress.status not in TERMINAL_BATCH:
-            await asyncio.sleep(PROGRESS_S)
-            if await anext(changes, None) is None:
-                raise going()
-            progress = await here.store.batches.progress(id)
-            yield progress

@@ -17,7 +17,7 @@ from wtb_ray.control import (
     StopRequest,
 )
 from wtb_ray.model import Execution
-from wtb_ray.rpc import execution_pb2, session_pb2
+from wtb_ray.rpc import batch_pb2, execution_pb2, session_pb2
 from wtb_ray.serve.grpc_messages import (
     as_json,
     execution,
@@ -103,7 +103,10 @@ def breakpoints_request(message: session_pb2.BreakpointRequest) -> BreakpointsRe
     return made(BreakpointsRequest, breakpoints=list(message.breakpoints))
 
 
-def page_size(message: execution_pb2.ListCheckpointsRequest) -> int:
+def page_size(
+    message: execution_pb2.ListCheckpointsRequest | batch_pb2.GetBatchTestResultsRequest,
+    default: int = PAGE,
+) -> int:
     """How many items the page may have.
 
     Raises:
@@ -111,7 +114,7 @@ def page_size(message: execution_pb2.ListCheckpointsRequest) -> int:
     """
     limit = optional(message, "limit")
     if limit is None:
-        return PAGE
+        return default
     if not 1 <= limit <= MAX_PAGE:
         raise errors.InvalidRequest(
             f"limit: {limit} is not from 1 to {MAX_PAGE}", field="limit", reason="out of range"

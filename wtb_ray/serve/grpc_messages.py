@@ -9,10 +9,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from pydantic import BaseModel, ValidationError
 
 from wtb_ray import errors
-from wtb_ray.api import BatchTestRequest, ExecuteRequest, Progress
+from wtb_ray.api import ExecuteRequest
 from wtb_ray.events import EventRow
-from wtb_ray.model import Budget, Cost, Execution, Fault, Parking
-from wtb_ray.rpc import batch_pb2, execution_pb2
+from wtb_ray.model import Execution, Fault, Parking
+from wtb_ray.rpc import execution_pb2
 from wtb_ray.serve.context import invalid
 from wtb_ray.serve.strict_json import parse
 
@@ -33,46 +33,8 @@ def execute_request(message: execution_pb2.StartExecutionRequest) -> ExecuteRequ
         recursion_limit=optional(message, "recursion_limit"),
         version=optional(message, "version"),
         priority=message.priority,
+        deadline_s=optional(message, "deadline_s"),
     )
-
-
-def batch_request(message: batch_pb2.RunBatchTestRequest) -> BatchTestRequest:
-    """The request that HTTP would have had.
-
-    Raises:
-        InvalidRequest: A field cannot be used.
-    """
-    fields = {
-        "project": message.project,
-        "version": optional(message, "version"),
-        "variant_matrix": [dict(binding.nodes) for binding in message.variant_matrix],
-        "test_cases": [_case(c, f"test_cases.{i}") for i, c in enumerate(message.test_cases)],
-        "scorers": [
-            {"name": s.name, "args": value(s.args, f"scorers.{i}.args", {})}
-            for i, s in enumerate(message.scorers)
-        ],
-        "repetitions": optional(message, "repetitions"),
-        "node_errors": message.node_errors or None,
-        "share_prefix": optional(message, "share_prefix"),
-        "interrupts": message.interrupts or None,
-        "priority": message.priority,
-        "recursion_limit": optional(message, "recursion_limit"),
-        "budget": _budget(message.budget) if message.HasField("budget") else None,
-    }
-    return made(BatchTestRequest, **{k: v for k, v in fields.items() if v is not None})
-
-
-def _budget(message: batch_pb2.Budget) -> dict[str, Any]:
-    return {name: optional(message, name) for name in Budget.model_fields}
-
-
-def _case(message: batch_pb2.TestCase, field: str) -> dict[str, Any]:
-    return {
-        "id": message.id,
-        "input": value(message.input, f"{field}.input", {}),
-        "expected": value(message.expected, f"{field}.expected", None),
-        "metadata": value(message.metadata, f"{field}.metadata", {}),
-    }
 
 
 def execution(model: Execution) -> execution_pb2.Execution:
@@ -80,10 +42,11 @@ def execution(model: Execution) -> execution_pb2.Execution:
         **present(
             model,
             "id project version binding reason thread_id head head_step recursion_limit breakpoints"
-            " batch_id case_id repetition attempt latency_ms node_runs wanted forked_from forked_at",
+            " batch_id case_id repetition attempt latency_ms node_runs wanted deadline_s forked_from"
+            " forked_at",
         ),
         status=f"EXECUTION_STATUS_{model.status}",
-        error=_fault(model.error),
+        error=fault(model.error),
         parking=_parking(model.parking),
         created_at=timestamp(model.created_at),
         started_at=timestamp(model.started_at),
@@ -91,7 +54,7 @@ def execution(model: Execution) -> execution_pb2.Execution:
     )
 
 
-def _fault(model: Fault | None) -> execution_pb2.Fault | None:
+def fault(model: Fault | None) -> execution_pb2.Fault | None:
     if model is None:
         return None
     return execution_pb2.Fault(**present(model, "code type message node attempt traceback"))
@@ -118,23 +81,6 @@ def of(row: EventRow, project: str, actor: str) -> bool:
     if actor.endswith("*"):
         return row.actor.startswith(actor[:-1])
     return not actor or row.actor == actor
-
-
-def progress(model: Progress) -> batch_pb2.BatchTestProgress:
-    return batch_pb2.BatchTestProgress(
-        **present(
-            model,
-            "total counts finished percent rate remaining_s remaining_low_s remaining_high_s",
-        ),
-        batch_id=model.id,
-        cost=_cost(model.cost),
-        cost_incurred=_cost(model.cost_incurred),
-        status=f"BATCH_STATUS_{model.status}",
-    )
-
-
-def _cost(model: Cost) -> batch_pb2.Cost:
-    return batch_pb2.Cost(**present(model, "node_runs duration_ms usage"))
 
 
 def present(model: BaseModel, names: str) -> Mapping[str, Any]:

@@ -12,7 +12,7 @@ from wtb_ray.api import (
     StopRequest,
 )
 from wtb_ray.batch_tree import BatchTree
-from wtb_ray.control import ExtendRequest, RerunRequest
+from wtb_ray.control import BatchChange, ExtendRequest, RerunRequest
 from wtb_ray.model import Batch
 from wtb_ray.serve.http_requests import Actor, After, CommandRoute, Here, Limit
 from wtb_ray.serve.idempotency import id_of
@@ -26,6 +26,13 @@ reads = APIRouter(prefix="/batch-tests", tags=["batch-tests"])
 async def run_batch_test(request: BatchTestRequest, here: Here, actor: Actor) -> Batch:
     """Starts a batch."""
     batch: Batch = await here.command("batch_test", request, actor, id_of("b"))
+    return batch
+
+
+@commands.patch("/{batch_id}")
+async def change_batch_test(batch_id: str, change: BatchChange, here: Here, actor: Actor) -> Batch:
+    """Changes budgets of a batch; what they have excluded runs by `rerun`."""
+    batch: Batch = await here.command("change_batch", batch_id, change, actor)
     return batch
 
 
@@ -56,7 +63,7 @@ async def resume_batch_test(batch_id: str, here: Here, actor: Actor) -> Batch:
 async def rerun_batch_test(
     batch_id: str, here: Here, actor: Actor, request: RerunRequest | None = None
 ) -> Batch:
-    """Runs failed and cancelled cells again; a batch that has ended goes on."""
+    """Runs failed, cancelled or excluded cells again; a batch that has ended goes on."""
     batch: Batch = await here.command("rerun_batch", batch_id, request or RerunRequest(), actor)
     return batch
 

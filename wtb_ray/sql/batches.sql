@@ -9,7 +9,7 @@ VALUES (%(id)s, %(project)s, %(version)s, %(bindings)s, %(variants)s::text[], %(
 ON CONFLICT (id) DO NOTHING RETURNING id
 
 -- name: copy_cases
-COPY cases (batch_id, ordinal, case_id, digest, input, expected, metadata) FROM STDIN
+COPY cases (batch_id, ordinal, case_id, digest, input, expected, metadata, answers) FROM STDIN
 
 -- name: copy_cells
 COPY cells (batch_id, ordinal, variant, case_ordinal, repetition) FROM STDIN

@@ -8,8 +8,8 @@ FROM executions WHERE id = %(id)s FOR NO KEY UPDATE
 SELECT id, project, version, batch_id, status, epoch, owner, wanted, reason, attempt, suspect,
        xmin::text AS written_by, pg_current_xact_id()::text AS xid
 FROM executions e
-WHERE status = 'PAUSED' AND deadline <= now() AND EXISTS (
-    SELECT FROM cells c WHERE c.execution_id = e.id AND c.status IN ('RUNNING', 'SCORING'))
+WHERE status = 'PAUSED' AND deadline <= now() AND (e.batch_id IS NULL OR EXISTS (
+    SELECT FROM cells c WHERE c.execution_id = e.id AND c.status IN ('RUNNING', 'SCORING')))
 ORDER BY id LIMIT %(limit)s FOR NO KEY UPDATE OF e SKIP LOCKED
 
 -- name: want
@@ -18,6 +18,7 @@ UPDATE executions SET wanted = %(wanted)s, reason = coalesce(%(reason)s, reason)
 -- name: send_on
 UPDATE executions SET
     wanted = %(wanted)s, passed = head, attempt = 0, suspect = 0, not_before = now(),
+    deadline = CASE WHEN NOT %(anew)s THEN deadline END,
     recursion_limit = coalesce(%(recursion_limit)s, recursion_limit)
 WHERE id = %(id)s
 
@@ -27,7 +28,8 @@ WITH held AS (
 )
 SELECT e.id, e.epoch, e.thread_id, e.head, e.head_step, e.version, e.project, e.binding,
        coalesce(e.input, k.input) AS input, e.recursion_limit, e.breakpoints, e.batch_id, k.case_id,
-       k.expected, k.metadata, e.repetition, e.suspect, e.attempt, e.wanted, e.passed, e.clean_from
+       k.expected, k.metadata, k.answers AS case_answers, e.repetition, e.suspect, e.attempt, e.wanted,
+       e.passed, e.clean_from
 FROM held e LEFT JOIN cases k ON k.batch_id = e.batch_id AND k.ordinal = e.case_ordinal
 
 -- name: set_breakpoints
@@ -59,7 +61,28 @@ WHERE thread_id = %(thread_id)s AND checkpoint_id = %(head)s
 
 -- name: insert_answers
 INSERT INTO answers (execution_id, thread_id, checkpoint_id, interrupt_id, value)
-SELECT %(id)s, %(thread_id)s, %(head)s, * FROM unnest(%(interrupts)s::text[], %(values)s::text[])
+SELECT e.id, e.thread_id, e.head, a.*
+FROM executions e CROSS JOIN unnest(%(interrupts)s::text[], %(values)s::text[]) AS a
+WHERE e.id = %(id)s
+
+-- name: count_answers
+-- Those on the way to the head. Of the checkpoint that a branch began with, only its own copies count:
+-- where it has none, its questions are asked again.
+WITH RECURSIVE chain AS (
+    SELECT e.thread_id, NULL::integer AS last_step, NULL::text AS origin
+    FROM executions e WHERE e.id = %(id)s
+    UNION ALL
+    SELECT b.parent_thread, coalesce((
+        SELECT p.step FROM steps p
+        WHERE p.thread_id = b.parent_thread AND p.checkpoint_id = b.parent_checkpoint), -2),
+        b.parent_checkpoint
+    FROM chain c JOIN branches b ON b.thread_id = c.thread_id WHERE b.parent_thread IS NOT NULL
+)
+SELECT count(*) AS n
+FROM chain c JOIN answers a ON a.thread_id = c.thread_id
+LEFT JOIN steps s ON s.thread_id = a.thread_id AND s.checkpoint_id = a.checkpoint_id
+WHERE c.last_step IS NULL
+   OR a.checkpoint_id IS DISTINCT FROM c.origin AND coalesce(s.step, -2) < c.last_step
 
 -- name: nodes_before_head
 -- The nodes that ended in the head: its row is that of the thread in which it was written first.
@@ -101,19 +124,20 @@ UPDATE executions SET
     status = %(status)s, reason = %(reason)s, thread_id = %(thread_id)s, head = %(head)s,
     head_step = %(head_step)s, epoch = epoch + 1, owner = NULL, wanted = 'run', passed = NULL,
     clean_from = CASE WHEN %(clean)s THEN epoch + 1 ELSE clean_from END, parked_at = now(),
-    error = NULL, ended_at = NULL, attempt = 0, suspect = 0
+    error = NULL, ended_at = NULL, attempt = 0, suspect = 0,
+    deadline = CASE WHEN batch_id IS NOT NULL THEN deadline END
 WHERE id = %(id)s
 
 -- name: insert_fork
 INSERT INTO executions
     (id, project, version, binding, input, status, reason, recursion_limit, breakpoints, priority,
-     thread_id, head, head_step, passed, forked_from, forked_at, parked_at, tracking)
+     thread_id, head, head_step, passed, deadline_s, forked_from, forked_at, parked_at, tracking)
 SELECT %(id)s, e.project, %(version)s, %(binding)s,
        coalesce(e.input, (SELECT k.input FROM cases k
                           WHERE k.batch_id = e.batch_id AND k.ordinal = e.case_ordinal)),
        %(status)s, 'fork', coalesce(%(recursion_limit)s, e.recursion_limit),
        %(breakpoints)s::text[], e.priority, %(thread_id)s, %(head)s, %(head_step)s, %(passed)s,
-       e.id, %(head)s, now(),
+       e.deadline_s, e.id, %(head)s, now(),
        (SELECT coalesce((spec::json #>> '{file_tracking,enabled}')::boolean, false)
         FROM project_versions WHERE version = %(version)s)
 FROM executions e WHERE e.id = %(source)s

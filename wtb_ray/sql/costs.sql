@@ -71,6 +71,15 @@ SELECT c.batch_id, coalesce(sum(c.node_runs), 0)::bigint AS node_runs,
         ) sums) AS usage
 FROM cells c WHERE c.batch_id = ANY(%(ids)s::text[]) GROUP BY c.batch_id
 
+-- name: budget_of_batch
+-- Its budget and, beside what its executions have spent, how much of it is used.
+SELECT b.budget, b.ran_s + coalesce(extract(epoch FROM now() - b.running_since), 0)::float8 AS ran_s,
+       (SELECT count(*) FROM cells WHERE batch_id = b.id AND execution_id IS NOT NULL) AS cells
+FROM batches b WHERE b.id = %(id)s
+
+-- name: set_budget
+UPDATE batches SET budget = %(budget)s WHERE id = %(id)s
+
 -- name: open_budgets
 -- Open batches that have a budget and cells which it may keep from starting.
 SELECT b.id, b.budget, b.ran_s + coalesce(extract(epoch FROM now() - b.running_since), 0)::float8 AS ran_s,

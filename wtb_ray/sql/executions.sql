@@ -2,10 +2,10 @@
 WITH made AS (
     INSERT INTO executions
         (id, project, version, binding, input, recursion_limit, breakpoints, priority, thread_id,
-         tracking)
+         deadline_s, tracking)
     VALUES (
         %(id)s, %(project)s, %(version)s, %(binding)s, %(input)s, %(recursion_limit)s,
-        %(breakpoints)s::text[], %(priority)s, %(thread_id)s,
+        %(breakpoints)s::text[], %(priority)s, %(thread_id)s, %(deadline_s)s,
         (SELECT coalesce((spec::json #>> '{file_tracking,enabled}')::boolean, false)
          FROM project_versions WHERE version = %(version)s)
     )
@@ -17,7 +17,7 @@ SELECT thread_id, id, 0, 'start' FROM made RETURNING execution_id
 -- name: select_executions
 SELECT e.id, e.project, e.version, e.binding, e.status, coalesce(s.reason, e.reason) AS reason, e.wanted, e.epoch, e.owner,
        e.thread_id, e.head, e.head_step, e.recursion_limit, e.breakpoints, e.batch_id, k.case_id,
-       e.repetition, e.attempt, e.suspect, e.error, e.latency_ms, e.node_runs, e.usage, e.spent, e.forked_from,
+       e.repetition, e.attempt, e.suspect, e.error, e.latency_ms, e.node_runs, e.usage, e.spent, e.deadline_s, e.forked_from,
        e.forked_at, e.parking, e.environment, e.created_at, e.started_at, e.ended_at
 FROM executions e LEFT JOIN cases k ON k.batch_id = e.batch_id AND k.ordinal = e.case_ordinal
 LEFT JOIN shortages s ON s.version = e.version AND e.status = 'PENDING'
@@ -81,8 +81,8 @@ WITH lease AS (
         status = %(status)s, owner = %(owner)s, epoch = e.epoch + 1, attempt = e.attempt + 1,
         reason = NULL, seen = now(), ran_in = %(owner)s,
         environment = (SELECT environment FROM lease), started_at = coalesce(e.started_at, now()),
-        deadline = coalesce(e.deadline, (SELECT now() + make_interval(secs => b.deadline_s)
-                                         FROM batches b WHERE b.id = e.batch_id))
+        deadline = coalesce(e.deadline, now() + make_interval(secs => coalesce(
+            e.deadline_s, (SELECT b.deadline_s FROM batches b WHERE b.id = e.batch_id))))
     FROM picked p WHERE e.id = p.id
     RETURNING e.*, p.written_by
 ), busy AS (
@@ -90,15 +90,15 @@ WITH lease AS (
 )
 SELECT e.id, e.epoch, e.thread_id, e.head, e.head_step, e.version, e.project, e.binding,
        coalesce(e.input, k.input) AS input, e.recursion_limit, e.breakpoints, e.batch_id, k.case_id,
-       k.expected, k.metadata, e.repetition, e.suspect, e.attempt, e.tracking, e.wanted, e.passed,
-       e.clean_from, e.environment, CASE WHEN e.batch_id IS NOT NULL THEN ARRAY(
+       k.expected, k.metadata, k.answers AS case_answers, e.repetition, e.suspect, e.attempt,
+       e.tracking, e.wanted, e.passed, e.clean_from, e.environment, CASE WHEN e.batch_id IS NOT NULL THEN ARRAY(
            SELECT variant FROM cells WHERE execution_id = e.id
              AND status IN ('RUNNING', 'SCORING') ORDER BY variant) END AS members,
        e.written_by::text AS written_by,
        pg_current_xact_id()::text AS xid,
        -- What somebody runs again when its cells have ended is free of their deadline.
-       CASE WHEN e.deadline IS NOT NULL AND EXISTS (
-           SELECT FROM cells c WHERE c.execution_id = e.id AND c.status IN ('RUNNING', 'SCORING'))
+       CASE WHEN e.deadline IS NOT NULL AND (e.batch_id IS NULL OR EXISTS (
+           SELECT FROM cells c WHERE c.execution_id = e.id AND c.status IN ('RUNNING', 'SCORING')))
        THEN extract(epoch FROM e.deadline - now())::float8 END AS left_s
 FROM claimed e LEFT JOIN cases k ON k.batch_id = e.batch_id AND k.ordinal = e.case_ordinal
 ORDER BY e.priority DESC, e.created_at

@@ -22,9 +22,9 @@ from wtb_ray.model import (
     canonical,
     new_id,
 )
+from wtb_ray.spending import BudgetName
 from wtb_ray.states import TERMINAL_CELL, BatchStatus
-from wtb_ray.store import costs, projects
-from wtb_ray.store.budgets import enforce
+from wtb_ray.store import budgets, costs, projects
 from wtb_ray.store.changes import cancel_pending_cells, change_batch, legal
 from wtb_ray.store.events import Entry, append_many
 from wtb_ray.store.matrix import Place, copy_cases, copy_cells, extend
@@ -245,7 +245,8 @@ class Batches:
         Raises:
             UnknownBatch: There is none with this id.
             InvalidRequest: It has no such variant or case.
-            Conflict: It has no such cell in one of these statuses.
+            Conflict: It has no such cell in one of these statuses, or they are EXCLUDED and a
+                budget that is used up would exclude them again.
             ProjectInactive: Nothing new of its project may start.
             ProjectRemoved: Its project was removed.
         """
@@ -290,9 +291,27 @@ class Batches:
             await self._analyze()
         return batch
 
+    async def set_budget(
+        self, id: str, changes: Mapping[BudgetName, float | None], *, actor: str
+    ) -> Batch:
+        """Changes budgets of a batch; None lifts one. Cells that are EXCLUDED stay so.
+
+        Raises:
+            UnknownBatch: There is none with this id.
+            InvalidTransition: It was stopped or has failed.
+            InvalidRequest: An amount is none.
+            Conflict: More than an amount is used already.
+        """
+
+        async def work(conn: Connection) -> Batch:
+            await budgets.change(conn, await _lock(conn, id), changes, actor)
+            return await _get(conn, id)
+
+        return await transact(self._db, work)
+
     async def enforce_budgets(self, *, actor: str) -> builtins.list[str]:
         """Lets nothing more begin in batches that have used up a budget; gives their ids."""
-        return await enforce(self._db, actor)
+        return await budgets.enforce(self._db, actor)
 
     async def close(self, *, actor: str) -> builtins.list[str]:
         """Completes every RUNNING batch whose cells have all ended; gives their ids."""

@@ -14,6 +14,7 @@ from wtb_ray.db import Connection, Database
 from wtb_ray.model import Assignment, Execution, ProjectVersion, canonical
 from wtb_ray.states import TERMINAL_EXECUTION, ExecutionStatus, PauseReason, PauseStrategy, Wanted
 from wtb_ray.store import projects
+from wtb_ray.store.answers import take
 from wtb_ray.store.branches import locked
 from wtb_ray.store.changes import Change, apply, legal
 from wtb_ray.store.events import Entry, append_many
@@ -157,7 +158,7 @@ class Control:
         return await transact(self._db, work)
 
     async def send_late_on(self, limit: int, *, actor: str) -> list[str]:
-        """Sends on paused executions whose cells' deadline is over, which fail them; gives their ids.
+        """Sends on paused executions whose deadline is over, so that they fail; gives their ids.
 
         Those that wait for answers too: nobody's answer helps them any more.
         """
@@ -241,10 +242,7 @@ class Control:
                         reason=reason,
                         asked=[q for q in questions if not questions[q]["answered"]],
                     )
-            values = [canonical(value) for value in answers.values()]
-            params = {"id": id, "interrupts": list(answers), "values": values, **place}
-            await conn.execute(SQL["insert_answers"], params)
-            await _tell(conn, actor, row, events.InterruptAnswered(interrupts=list(answers)))
+            await take(conn, row, answers, actor)
             if resume:
                 await _send_on(conn, row, "resume", recursion_limit, actor)
             return await get_execution(conn, id)
@@ -330,6 +328,7 @@ async def _send_on(
         "id": row["id"],
         "wanted": str(GOES_ON[command]),
         "recursion_limit": recursion_limit,
+        "anew": command == "retry",
     }
     await conn.execute(SQL["send_on"], params)
 

@@ -60,6 +60,7 @@ class Executions:
         recursion_limit: int,
         breakpoints: Sequence[str] = (),
         priority: int = 0,
+        deadline_s: float | None = None,
         actor: str,
         id: str | None = None,
     ) -> Execution:
@@ -82,6 +83,7 @@ class Executions:
             "recursion_limit": recursion_limit,
             "breakpoints": list(breakpoints),
             "priority": priority,
+            "deadline_s": deadline_s,
             "thread_id": thread_id(id, 0),
         }
         event = events.ExecutionCreated(version=version.version, binding=dict(binding))
@@ -412,6 +414,8 @@ def assignment_of(row: DictRow, standing: restore_points.Standing) -> Assignment
         suspect=row["suspect"],
         expected=None if row["expected"] is None else orjson.loads(row["expected"]),
         metadata={} if row["metadata"] is None else orjson.loads(row["metadata"]),
+        case_answers=orjson.loads(row["case_answers"] or "[]"),
+        answered=standing.answered,
         manifest=standing.manifest,
         ran=standing.ran,
         answers=dict(standing.answers),

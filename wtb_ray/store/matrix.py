@@ -43,18 +43,20 @@ async def copy_cases(conn: Connection, id: str, cases: Sequence[Case], first: in
         ) from e
 
 
-def _case(case: Case) -> tuple[str, str, str, str, str]:
+def _case(case: Case) -> tuple[str, str, str, str, str, str | None]:
     return (
         case.id,
         _digest(case),
         canonical(case.input),
         canonical(case.expected),
         canonical(case.metadata),
+        canonical(case.answers) if case.answers else None,
     )
 
 
 def _digest(case: Case) -> str:
-    return digest_of({"input": case.input, "expected": case.expected})
+    answers = {"answers": case.answers} if case.answers else {}
+    return digest_of({"input": case.input, "expected": case.expected, **answers})
 
 
 async def copy_cells(conn: Connection, id: str, places: Sequence[Place]) -> None:
@@ -187,7 +189,7 @@ async def _new_cases(conn: Connection, batch_id: str, cases: Sequence[Case]) -> 
     for i, case in enumerate(cases):
         if known.get(case.id, "") not in ("", _digest(case)):
             raise errors.Conflict(
-                f"batch {batch_id} has another case {case.id!r}: its input or what is expected differ",
+                f"batch {batch_id} has another case {case.id!r}: its input, answers or what is expected differ",
                 field=f"cases.{i}",
                 reason="differs",
             )

@@ -9,7 +9,9 @@ from psycopg.rows import DictRow
 
 from wtb_ray import errors, events, states
 from wtb_ray.db import Connection
+from wtb_ray.states import CellStatus
 from wtb_ray.store import projects
+from wtb_ray.store.budgets import used_up
 from wtb_ray.store.changes import change_batch
 from wtb_ray.store.events import Entry, append_many
 from wtb_ray.store.sql import SQL
@@ -27,7 +29,8 @@ async def rerun(
 
     Raises:
         InvalidRequest: The batch has no such variant or case.
-        Conflict: It has no such cell in one of these statuses.
+        Conflict: It has no such cell in one of these statuses, or they are EXCLUDED and a budget that
+            is used up would exclude them again.
         ProjectInactive: Nothing new of its project may start.
         ProjectRemoved: Its project was removed.
     """
@@ -52,6 +55,24 @@ async def rerun(
     await conn.execute(SQL["unseal_open_cells"], {"id": batch["id"]})
     ended = batch["status"] in states.TERMINAL_BATCH
     await go_on(conn, batch, events.BatchRerun(cells=len(rows), reopened=ended), actor)
+    if CellStatus.EXCLUDED in statuses:
+        await _may_begin(conn, batch)
+
+
+async def _may_begin(conn: Connection, batch: DictRow) -> None:
+    """That a budget has kept cells from beginning is over, unless it is used up still."""
+    over = (await used_up(conn, batch["id"])).get(batch["id"])
+    if over is not None:
+        raise errors.Conflict(
+            f"batch {batch['id']} has used up its budget of {over.limit:g} {over.budget}: raise it first",
+            field="status",
+            reason="budget used up",
+            budget=over.budget,
+            limit=over.limit,
+            used=over.spent,
+        )
+    if (batch["reason"] or "").startswith(errors.BudgetExceeded.code):
+        await conn.execute(SQL["say_reason"], {"id": batch["id"], "reason": None})
 
 
 async def go_on(conn: Connection, batch: DictRow, event: events.Event, actor: str) -> None:

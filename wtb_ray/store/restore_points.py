@@ -14,6 +14,7 @@ from psycopg.rows import DictRow
 
 from wtb_ray import events
 from wtb_ray.db import Connection
+from wtb_ray.store.answers import count
 from wtb_ray.store.events import Entry, append_many
 from wtb_ray.store.sql import SQL
 
@@ -28,6 +29,8 @@ class Standing:
     """The nodes that ended there."""
     answers: Mapping[str, Any] = field(default_factory=dict)
     """To questions asked there, by interrupt id."""
+    answered: int = 0
+    """Of one whose case has answers: how many questions so far have theirs."""
 
 
 NOWHERE: Final = Standing()
@@ -54,6 +57,7 @@ async def _go_back(conn: Connection, row: DictRow) -> Standing:
         manifest,
         tuple(run["name"] for run in orjson.loads(ran or "[]")),
         {a["interrupt_id"]: orjson.loads(a["value"]) for a in answers},
+        await count(conn, row["id"]) if row["case_answers"] is not None else 0,
     )
 
 

@@ -18,6 +18,7 @@ from wtb_ray.db import Connection, Database
 from wtb_ray.model import Fault, Parking, Score, ScorerSpec
 from wtb_ray.sharing import Part
 from wtb_ray.states import ExecutionStatus, PauseReason, Wanted
+from wtb_ray.store import answers as answering
 from wtb_ray.store import parking, restore_points, splits
 from wtb_ray.store.changes import Change, apply
 from wtb_ray.store.holds import still_held
@@ -42,6 +43,8 @@ DRAINED: Final = "drained"
 """The reason of a requeue that lost nothing: it does not count as an attempt."""
 WAITING: Final = "waiting: "
 """Beginning of the reason of one that waits for what is not there yet; it does not count either."""
+ANSWERED: Final = "answered"
+"""The reason of one whose questions its case has answered; it does not count either."""
 REFUSED: Final = (
     psycopg.DataError,
     psycopg.IntegrityError,
@@ -62,6 +65,8 @@ class Settlement:
     """Why it fails; of a requeue, if it has been started too often."""
     reason: str | None = None
     interrupts: list[dict[str, Any]] = field(default_factory=list)
+    answers: Mapping[str, Any] = field(default_factory=dict)
+    """Of a requeue: those of its case to what it asks, by interrupt id."""
     delay_s: float = 0.0
     latency_ms: float = 0.0
     node_runs: int = 0
@@ -148,6 +153,8 @@ async def _settle(
                 if item.restore_point and change.status in RESTS:
                     reason = item.reason or change.command
                     await restore_points.take(conn, row, change.actor, reason, item.manifest)
+                if item.answers and change.status in RESTS:
+                    await answering.take(conn, row, item.answers, change.actor, prepared=True)
                 if item.parts and change.status == ExecutionStatus.PENDING:
                     await splits.split(conn, row, item.parts, change.actor)
                 rows[item.execution_id] = {
@@ -238,7 +245,7 @@ def _cancel(row: DictRow, actor: str, reason: str | None) -> Change:
 
 def _requeue(row: DictRow, item: Settlement, actor: str, max_attempts: int) -> Change:
     reason = item.reason or "requeued"
-    if reason == DRAINED or reason.startswith(WAITING):
+    if item.answers or reason == DRAINED or reason.startswith(WAITING):
         return Change(row, "requeue", actor, reason=reason, delay_s=item.delay_s, attempt=-1)
     if row["attempt"] >= max_attempts:
         message = f"started {row['attempt']} times, given back the last time: {reason}"
