@@ -61,7 +61,7 @@ async def rerun(
 
 async def _may_begin(conn: Connection, batch: DictRow) -> None:
     """That a budget has kept cells from beginning is over, unless it is used up still."""
-    over = (await used_up(conn, batch["id"])).get(batch["id"])
+    over = (await used_up(conn, batch["id"], paused=True)).get(batch["id"])
     if over is not None:
         raise errors.Conflict(
             f"batch {batch['id']} has used up its budget of {over.limit:g} {over.budget}: raise it first",
