@@ -95,3 +95,8 @@ WHERE batch_id = %(batch_id)s AND status = 'PENDING'
 
 -- name: say_reason
 UPDATE batches SET reason = %(reason)s WHERE id = %(id)s
+
+-- name: say_reason_of_cells
+UPDATE batches SET reason = CASE WHEN EXISTS (
+    SELECT FROM cells WHERE batch_id = %(id)s AND status = %(status)s) THEN %(reason)s END
+WHERE id = %(id)s
