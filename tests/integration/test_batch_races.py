@@ -157,6 +157,21 @@ async def test_what_is_claimed_while_its_batch_is_paused_is_given_back(
     assert [held.wanted for held in await bench.claim()] == ["run", "run"]
 
 
+async def test_a_step_is_one_step_although_its_batch_is_paused_meanwhile(bench: StoreBench) -> None:
+    waits, runs = await bench.claimed(2)
+    for held in (waits, runs):
+        assert await bench.settle(held, "pause", reason="requested") is None
+    batches, id = bench.store.batches, waits.batch_id
+    assert id is not None
+    await bench.store.control.step(runs.execution_id, actor="me")
+    [running] = await bench.claim()
+    await bench.store.control.step(waits.execution_id, actor="me")
+    await batches.pause(id, actor="me")
+    assert await bench.settle(running, "requeue", reason=DRAINED) is None, "its runner ends"
+    await batches.resume(id, actor="me")
+    assert [held.wanted for held in await bench.claim()] == ["step", "step"]
+
+
 async def test_a_batch_that_gets_more_to_do_while_it_is_closed_stays_open(
     bench: StoreBench, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -324,6 +324,35 @@ async def test_a_batch_that_still_runs_forgets_that_its_budget_was_used_up(
     assert (await bench.store.batches.get(batch.id)).counts == {"RUNNING": 2, "EXCLUDED": 1}
 
 
+async def test_what_a_budget_excluded_waits_for_more_of_it_in_a_paused_batch_too(
+    bench: StoreBench,
+) -> None:
+    batch = await bench.batch(cases=3, variants=1, budget=Budget(cells=1))
+    assert len(await begun(bench, batch)) == 1
+    await bench.store.batches.enforce_budgets(actor="scheduler")
+    paused = await bench.store.batches.pause(batch.id, actor="me")
+    with pytest.raises(errors.Conflict, match="raise it first"):
+        await bench.store.batches.rerun(batch.id, ["EXCLUDED"], actor="me")
+    assert await bench.store.batches.get(batch.id) == paused
+    await bench.store.batches.set_budget(batch.id, {"cells": 2}, actor="me")
+    found = await bench.store.batches.rerun(batch.id, ["EXCLUDED"], actor="me")
+    assert (found.status, found.reason, found.counts["PENDING"]) == ("PAUSED", None, 2)
+
+
+async def test_a_batch_says_that_its_budget_was_used_up_as_long_as_cells_are_excluded(
+    bench: StoreBench,
+) -> None:
+    batch = await used_up(bench, Budget(cells=1))
+    await bench.store.batches.set_budget(batch.id, {"cells": None}, actor="me")
+    for case, left in (("c1", batch.reason), ("c2", None)):
+        await bench.store.batches.rerun(batch.id, ["EXCLUDED"], case=case, actor="me")
+        [held] = await begun(bench, batch)
+        assert await bench.settle(held, "complete", scores=RIGHT) is None
+        await bench.store.batches.close(actor="scheduler")
+        found = await bench.store.batches.get(batch.id)
+        assert (found.status, found.reason) == ("COMPLETED", left)
+
+
 async def test_budgets_that_make_no_sense_are_refused(bench: StoreBench) -> None:
     batch = await used_up(bench, Budget(cost=0.5))
     set_budget = bench.store.batches.set_budget

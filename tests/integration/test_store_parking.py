@@ -6,10 +6,12 @@ import pytest
 
 from tests.integration.store_bench import StoreBench
 from wtb_ray import cluster, errors
+from wtb_ray.db import Database
 from wtb_ray.model import Assignment, Parking
 from wtb_ray.states import ExecutionStatus as E
 from wtb_ray.states import PauseStrategy as P
 from wtb_ray.store.parking import Due
+from wtb_ray.store.sql import SQL
 
 
 async def reserved(bench: StoreBench, *, paused: bool = True) -> Assignment:
@@ -175,3 +177,20 @@ async def test_shutting_down_is_held_against_nobody(bench: StoreBench, wanted: s
     assert (left.status, left.suspect) == (rest, 0)
     assert left.attempt == (1 if wanted == "stop" else 0)
     assert isinstance(await bench.settle(held, "complete"), errors.Fenced)
+
+
+async def test_looking_for_the_late_reads_none_that_wait_without_a_deadline(db: Database) -> None:
+    one = await (await StoreBench.make(db)).execution()
+    async with db.connection() as conn:
+        await conn.execute(
+            "INSERT INTO executions (id, project, version, binding, input, status, recursion_limit,"
+            " breakpoints, priority, thread_id, tracking, parked_at)"
+            " SELECT 'e' || g, project, version, binding, input, 'PAUSED', recursion_limit,"
+            " breakpoints, priority, 'e' || g || '.0', tracking, now()"
+            " FROM executions, generate_series(1, 5000) g WHERE id = %s",
+            (one.id,),
+        )
+        await conn.execute("ANALYZE executions")
+        plan = await conn.execute("EXPLAIN " + SQL["lock_late"], {"limit": 100})
+        lines = [row["QUERY PLAN"] for row in await plan.fetchall()]
+    assert any("executions_late" in line for line in lines), lines

@@ -1,6 +1,9 @@
 """The slots of a runner: what runs at once, what waits for it, and for how many there is room."""
 
 import asyncio
+import itertools
+import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -70,6 +73,18 @@ async def test_where_nothing_ends_nothing_waits() -> None:
             await held.slots.room(2, ahead=True)
     await held.end(1)
     assert await held.slots.room(2, ahead=True) == 1
+
+
+async def test_there_is_never_room_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = Held(Slots(4))
+    for name in range(8):
+        await held.send(name)
+        await held.end(name)
+    await held.send(*range(10, 14))
+    # What ended a moment ago is forgotten the next time that somebody looks.
+    looks = itertools.chain([time.monotonic()], itertools.repeat(time.monotonic() + 2))
+    monkeypatch.setattr(slots, "time", SimpleNamespace(monotonic=lambda: next(looks)))
+    assert await held.slots.room(1, ahead=True) == 2
 
 
 async def test_what_waits_for_too_long_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:

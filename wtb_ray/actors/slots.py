@@ -46,10 +46,9 @@ class Slots:
         async with self._changed:
             try:
                 async with asyncio.timeout(LINGER_S):
-                    await self._changed.wait_for(lambda: self._free(ahead) >= wanted)
+                    return await self._at_least(wanted, ahead)
             except TimeoutError:
-                await self._changed.wait_for(lambda: self._free(ahead) > 0)
-        return self._free(ahead)
+                return await self._at_least(1, ahead)
 
     @contextlib.asynccontextmanager
     async def one(self) -> AsyncIterator[bool]:
@@ -75,6 +74,12 @@ class Slots:
         """Has whoever waits for room look again."""
         async with self._changed:
             self._changed.notify_all()
+
+    async def _at_least(self, wanted: int, ahead: bool) -> int:
+        """What was enough, since a moment later it may be none: nobody would ask again."""
+        while (free := self._free(ahead)) < wanted:
+            await self._changed.wait()
+        return free
 
     def _free(self, ahead: bool) -> int:
         if self.closed:

@@ -105,9 +105,10 @@ WHERE id = %(id)s
 
 -- name: drain_batch
 -- Those that wait too: one may be claimed at this moment, and its row is then had when that is done.
+-- One that runs a single step rests after it anyway, and would forget that it was to be one.
 WITH going AS (
     SELECT id FROM executions
-    WHERE batch_id = %(batch_id)s AND status IN ('PENDING', 'RUNNING') AND wanted IN ('run', 'step')
+    WHERE batch_id = %(batch_id)s AND status IN ('PENDING', 'RUNNING') AND wanted = 'run'
     ORDER BY id FOR NO KEY UPDATE
 )
 UPDATE executions SET wanted = 'drain' WHERE id = ANY(ARRAY(SELECT id FROM going))

@@ -86,7 +86,7 @@ SELECT b.id, b.budget, b.ran_s + coalesce(extract(epoch FROM now() - b.running_s
        CASE WHEN b.budget::json ->> 'cells' IS NULL THEN 0 ELSE (
            SELECT count(*) FROM cells WHERE batch_id = b.id AND execution_id IS NOT NULL) END AS cells
 FROM batches b
-WHERE b.status = 'RUNNING' AND b.budget IS NOT NULL AND (%(id)s::text IS NULL OR b.id = %(id)s)
+WHERE b.status = ANY(%(statuses)s::text[]) AND b.budget IS NOT NULL AND (%(id)s::text IS NULL OR b.id = %(id)s)
   AND EXISTS (SELECT FROM cells WHERE batch_id = b.id AND status = 'PENDING')
 
 -- name: exclude_pending_cells
@@ -95,3 +95,8 @@ WHERE batch_id = %(batch_id)s AND status = 'PENDING'
 
 -- name: say_reason
 UPDATE batches SET reason = %(reason)s WHERE id = %(id)s
+
+-- name: say_reason_of_cells
+UPDATE batches SET reason = CASE WHEN EXISTS (
+    SELECT FROM cells WHERE batch_id = %(id)s AND status = %(status)s) THEN %(reason)s END
+WHERE id = %(id)s

@@ -77,9 +77,19 @@ async def enforce(db: Database, actor: str) -> list[str]:
     return [id for id in over if await _exclude(db, id, actor)]
 
 
-async def used_up(conn: Connection, id: str | None = None) -> dict[str, spending.Exceeded]:
-    """The budgets that keep waiting cells from beginning, by batch: of all, or of this one."""
-    rows = await (await conn.execute(SQL["open_budgets"], {"id": id})).fetchall()
+async def used_up(
+    conn: Connection, id: str | None = None, *, paused: bool = False
+) -> dict[str, spending.Exceeded]:
+    """The budgets that keep waiting cells from beginning, by batch: of all that run, or of this one.
+
+    Args:
+        conn: The connection.
+        id: Of the one batch that is meant.
+        paused: Whether a paused one is meant too.
+    """
+    statuses = [str(BatchStatus.RUNNING), *([str(BatchStatus.PAUSED)] if paused else [])]
+    params = {"id": id, "statuses": statuses}
+    rows = await (await conn.execute(SQL["open_budgets"], params)).fetchall()
     if not rows:
         return {}
     incurred = await costs.incurred(conn, [row["id"] for row in rows])

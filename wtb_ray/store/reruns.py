@@ -60,8 +60,8 @@ async def rerun(
 
 
 async def _may_begin(conn: Connection, batch: DictRow) -> None:
-    """That a budget has kept cells from beginning is over, unless it is used up still."""
-    over = (await used_up(conn, batch["id"])).get(batch["id"])
+    """Refuses what a budget that is used up would exclude again."""
+    over = (await used_up(conn, batch["id"], paused=True)).get(batch["id"])
     if over is not None:
         raise errors.Conflict(
             f"batch {batch['id']} has used up its budget of {over.limit:g} {over.budget}: raise it first",
@@ -71,16 +71,21 @@ async def _may_begin(conn: Connection, batch: DictRow) -> None:
             limit=over.limit,
             used=over.spent,
         )
-    if (batch["reason"] or "").startswith(errors.BudgetExceeded.code):
-        await conn.execute(SQL["say_reason"], {"id": batch["id"], "reason": None})
 
 
 async def go_on(conn: Connection, batch: DictRow, event: events.Event, actor: str) -> None:
-    """Says in the log that a locked batch has more to do; one that has ended is reopened."""
+    """Says in the log that a locked batch has more to do; one that has ended is reopened.
+
+    That a budget is used up stays its reason as long as it has cells excluded.
+    """
     if batch["status"] in states.TERMINAL_BATCH:
         await change_batch(conn, batch, "reopen", event, actor)
     else:
         await append_many(conn, [Entry(actor, event, batch["project"], None, batch["id"])])
+    reason: str = batch["reason"] or ""
+    if reason.startswith(errors.BudgetExceeded.code):
+        params = {"id": batch["id"], "reason": reason, "status": str(CellStatus.EXCLUDED)}
+        await conn.execute(SQL["say_reason_of_cells"], params)
 
 
 def _variant(batch: DictRow, name: str | None) -> int | None:
