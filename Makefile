@@ -13,7 +13,9 @@ export RAY_AUTH_MODE := disabled
 	$(UV) sync --frozen --quiet --python $(PYTHON)
 	@touch $@
 
+# For all processes of a stack: where `PYTHONDONTWRITEBYTECODE` is set, each would compile it anew.
 install: .venv/.installed
+	@$(BIN)/python -m compileall -q wtb_ray
 
 demo: install
 	$(BIN)/wtb demo rag

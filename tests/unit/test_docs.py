@@ -32,9 +32,10 @@ def test_every_event_and_scorer_is_documented(name: str) -> None:
     "config", [Budget, FileTrackingConfig, WorkspaceIsolationConfig, ExecutionConfig]
 )
 def test_every_field_of_what_users_configure_is_documented(config: type[BaseModel]) -> None:
-    for name, field in config.model_fields.items():
+    shown = config.model_json_schema()["properties"]
+    for name in config.model_fields:
         assert f"`{name}`" in README
-        assert field.description
+        assert shown[name]["description"]
 
 
 def test_every_rpc_is_documented() -> None:
