@@ -3,16 +3,16 @@
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-from tests.stack import SERVING, bench, stack
+from tests.databases import databases, db, postgres, url
+from tests.stack import RUNNING, bench, needs_stack, stack
 from wtb_ray.model import RUNNER_ENV
 
-__all__ = ["bench", "stack"]
+__all__ = ["bench", "databases", "db", "postgres", "stack", "url"]
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -27,35 +27,34 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--chaos", choices=["short", "long"], default="short")
 
 
-def _needs_ray(nodeid: str) -> bool:
-    return nodeid.startswith(NEED_RAY)
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that need a Ray come first and together."""
-    items.sort(key=lambda item: not _needs_ray(item.nodeid))
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
-    """The stack does not go on, and use the machine, while only tests are left that do not need it."""
-    yield
-    if _needs_ray(item.nodeid) and nextitem is not None and not _needs_ray(nextitem.nodeid):
-        item.config.stash.setdefault(SERVING, ExitStack()).close()
-
-
 class OneRay(LoadScopeScheduling):  # type: ignore[misc]
-    """Tests that need a Ray go to one worker, the others to whoever is free."""
+    """Tests that need a Ray go to one worker, the other modules to whoever is free."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return "ray" if _needs_ray(nodeid) else nodeid
+        return "ray" if nodeid.startswith(NEED_RAY) else nodeid.partition("::")[0]
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneRay:
-    """A machine has room for one Ray at a time."""
+    """A machine has room for one Ray at a time.
+
+    What lasts longest is begun first and the unit tests come last, so that no worker is left alone.
+    """
+    config.option.loadscopereorder = False
     return OneRay(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those that need the stack come first and follow each other."""
+    items.sort(key=lambda item: (not needs_stack(item), not item.nodeid.startswith(NEED_RAY)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """Ends the stack with the last test that needs it: also at rest it takes its share of a core."""
+    yield
+    if needs_stack(item) and not needs_stack(nextitem):
+        RUNNING.close()
 
 
 @pytest.fixture

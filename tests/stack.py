@@ -96,23 +96,33 @@ def wait_until(condition: Callable[[], Any], timeout_s: float = 60, every_s: flo
         time.sleep(every_s)
 
 
-SERVING = pytest.StashKey[ExitStack]()
-"""Ends the stack of the session, at its end or before."""
+RUNNING = ExitStack()
+"""What ends the stack."""
 
 
 @pytest.fixture(scope="session")
-def stack(pytestconfig: pytest.Config) -> Iterator[Stack]:
-    """The local stack, started as a user's `wtb up` starts it; it ends after the last test that may use it.
+def stack() -> Iterator[Stack]:
+    """The local stack, started as a user's `wtb up` starts it.
 
     `WTB_TEST_STACK` names the data directory of one that runs already, with `SETTINGS` in its
     environment: that spares its start while tests are written.
     """
-    if running := os.environ.get("WTB_TEST_STACK"):
-        yield _found(Path(running))
-        return
-    with pytestconfig.stash.setdefault(SERVING, ExitStack()) as serving:
-        place = TemporaryDirectory(prefix="wtb-cluster-", ignore_cleanup_errors=True)
-        yield serving.enter_context(_serve(Path(serving.enter_context(place))))
+    with RUNNING:
+        if running := os.environ.get("WTB_TEST_STACK"):
+            yield _found(Path(running))
+        else:
+            yield RUNNING.enter_context(_served())
+
+
+def needs_stack(item: pytest.Item | None) -> bool:
+    """Whether a test asks for the stack, itself or through its fixtures."""
+    return "stack" in getattr(item, "fixturenames", ())
+
+
+@contextmanager
+def _served() -> Iterator[Stack]:
+    with TemporaryDirectory(prefix="wtb-cluster-", ignore_cleanup_errors=True) as directory:
+        yield from _serve(Path(directory))
 
 
 def _found(data_dir: Path) -> Stack:
@@ -128,7 +138,6 @@ def _found(data_dir: Path) -> Stack:
     )
 
 
-@contextmanager
 def _serve(data_dir: Path) -> Iterator[Stack]:
     (data_dir / "uv.toml").write_text("no-index = true\n")  # tests install their own wheels only
     own = {"UV_CONFIG_FILE": str(data_dir / "uv.toml"), "UV_CACHE_DIR": str(data_dir / "uv-cache")}

@@ -16,15 +16,12 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.integration.conftest import db, postgres, template, url
 from tests.integration.store_bench import StoreBench
 from tests.trees import stored
 from wtb_ray.collection import Collector
 from wtb_ray.db import Database
 from wtb_ray.manifests import EMPTY
 from wtb_ray.objects import ObjectStore
-
-__all__ = ["db", "postgres", "template", "url"]
 
 SEED = int(os.environ.get("WTB_CHAOS_SEED", "20261128"))
 EXECUTIONS = 3

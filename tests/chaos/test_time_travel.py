@@ -5,11 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import postgres, template, url
 from tests.integration.machine_bench import Program
 from tests.integration.travel_bench import TravelBench
-
-__all__ = ["postgres", "template", "url"]
 
 SEED = int(os.environ.get("WTB_CHAOS_SEED", "20261123")) % 100_000
 COMMANDS = 45

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from tests.integration.conftest import host, postgres, template, url, wheels_bundle
+from tests.integration.conftest import host, wheels_bundle
 from tests.venv_bench import VenvBench, imported
 from wtb_ray import venvs
 from wtb_ray.db import Database
 from wtb_ray.states import VenvStatus
 from wtb_ray.store import Store
 
-__all__ = ["host", "postgres", "template", "url", "wheels_bundle"]
+__all__ = ["host", "wheels_bundle"]
 
 SEED = int(os.environ.get("WTB_CHAOS_SEED", "20261123"))
 AT_ONCE = 3

@@ -14,11 +14,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import psycopg
 import pytest
-from psycopg import sql
-from psycopg.conninfo import make_conninfo
 
+from tests.databases import TEMPLATE, Databases
 from tests.integration.test_scheduling import SPEC, Bench, LocalRunners, cases
 from wtb_ray import results
 from wtb_ray.actors.integrity import IntegrityChecker
@@ -145,37 +143,31 @@ def settings(folder: Path) -> Settings:
 
 
 @contextmanager
-def database(postgres: str, name: str, template: str) -> Iterator[str]:
+def database(databases: Databases, name: str, template: str = TEMPLATE) -> Iterator[str]:
     """A database that is a copy of another; gone afterwards."""
-    with psycopg.connect(postgres, autocommit=True) as conn:
-        conn.execute(
-            sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
-                sql.Identifier(name), sql.Identifier(template)
-            )
-        )
-    yield make_conninfo(postgres, dbname=name)
-    with psycopg.connect(postgres, autocommit=True) as conn:
-        conn.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+    databases.copy(name, template)
+    yield databases.url(name)
+    databases.drop(name)
 
 
 @pytest.fixture(scope="session")
-def made_world(postgres: str, template: str) -> Iterator[tuple[Path, World]]:
+def made_world(databases: Databases) -> Iterator[tuple[Path, World]]:
     """The folder of the world, and what is in it."""
     name = new_id("world")
     with (
         TemporaryDirectory(prefix="wtb-world-") as directory,
-        database(postgres, name, template) as url,
+        database(databases, name) as url,
     ):
         yield Path(directory), asyncio.run(_make(name, url, Path(directory)))
 
 
 @asynccontextmanager
 async def copied(
-    postgres: str, made: tuple[Path, World], name: str, folder: Path
+    databases: Databases, made: tuple[Path, World], name: str, folder: Path
 ) -> AsyncIterator[Damaged]:
     """A copy of the world."""
     place, world = made
-    with database(postgres, name, world.database) as url:
+    with database(databases, name, world.database) as url:
         shutil.copytree(place / "objects", folder / "objects")
         async with Database(url, size=2) as db:
             yield Damaged(url, folder, db, world)

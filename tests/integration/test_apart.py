@@ -121,7 +121,12 @@ class ApartBench(Bench):
 @pytest_asyncio.fixture
 async def bench(url: str, tmp_path: Path) -> AsyncIterator[ApartBench]:
     settings = Settings(
-        data_dir=tmp_path, runner_slots=8, runners_per_pool=1, lease_ttl_s=5.0, stop_grace_s=0.3
+        data_dir=tmp_path,
+        runner_slots=8,
+        runners_per_pool=1,
+        lease_ttl_s=5.0,
+        stop_grace_s=0.3,
+        infrastructure_retries=1,
     )
     runners = ApartRunners(settings, url)
     async with Database(url) as db:

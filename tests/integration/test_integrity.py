@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from tests.databases import Databases
 from tests.integration import damage_lineage, damage_objects, damage_work
 from tests.integration.damage import GONE, TABLE, Damage
 from tests.integration.damage_lineage import a_case, the_head_of_a_fork, the_newest_version
 from tests.integration.damage_objects import tree_of
 from tests.integration.damage_work import what_runs_in_a_dead_process
-from tests.integration.integrity_bench import Damaged, World, copied, made_world
+from tests.integration.integrity_bench import Damaged, World, copied
 from wtb_ray import errors
 from wtb_ray.events import Cursor, EventRow
 from wtb_ray.integrity import checking
@@ -22,18 +23,19 @@ from wtb_ray.integrity.findings import CATALOGUE
 from wtb_ray.integrity.reports import IntegrityRepairs
 from wtb_ray.views import read_state
 
-__all__ = ["made_world"]
-
 PLANTED = (damage_lineage, damage_objects, damage_work)
 """They fill the table."""
 
 
 @pytest_asyncio.fixture
 async def damaged(
-    postgres: str, made_world: tuple[Path, World], request: pytest.FixtureRequest, tmp_path: Path
+    databases: Databases,
+    made_world: tuple[Path, World],
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
 ) -> AsyncIterator[Damaged]:
     name = f"d{abs(hash(request.node.nodeid)):x}"
-    async with copied(postgres, made_world, name, tmp_path) as made:
+    async with copied(databases, made_world, name, tmp_path) as made:
         yield made
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.databases import Databases
 from tests.integration.damage_lineage import (
     a_thread_without_an_execution,
     the_checkpoint_that_branches_began_with,
@@ -17,10 +18,8 @@ from tests.integration.damage_work import (
     a_cell_whose_execution_was_cancelled,
     a_lease_that_nobody_renews,
 )
-from tests.integration.integrity_bench import World, copied, made_world
+from tests.integration.integrity_bench import World, copied
 from wtb_ray.events import Cursor
-
-__all__ = ["made_world"]
 
 KEYS = 300
 DAMAGE = (
@@ -35,9 +34,9 @@ DAMAGE = (
 
 @pytest.mark.parametrize("seed", range(2))
 async def test_repairs_are_whole_whenever_their_process_dies(
-    postgres: str, made_world: tuple[Path, World], tmp_path: Path, seed: int
+    databases: Databases, made_world: tuple[Path, World], tmp_path: Path, seed: int
 ) -> None:
-    async with copied(postgres, made_world, f"killed{seed}", tmp_path) as damaged:
+    async with copied(databases, made_world, f"killed{seed}", tmp_path) as damaged:
         for plant in DAMAGE:
             await plant(damaged)
         await damaged.sql(
