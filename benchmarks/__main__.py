@@ -42,7 +42,9 @@ MEASURES: dict[str, Measure] = {
     "waiting": lambda options: waiting.run(repeats=1 if options.quick else 3),
     "sharing": lambda options: sharing.run(repeats=options.repeats or (1 if options.quick else 3)),
     "scale": lambda options: scale.run(sizes=(1_000, 4_000) if options.quick else scale.SIZES),
-    "tuning": lambda options: tuning.run(repeats=1 if options.quick else 3),
+    "tuning": lambda options: tuning.run(
+        trials=100 if options.quick else 200, repeats=1 if options.quick else 3
+    ),
     "startup": lambda options: startup.run(repeats=1 if options.quick else 3),
     "files": lambda options: files.run(
         repeats=options.repeats or (3 if options.quick else 9),

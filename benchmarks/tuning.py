@@ -20,7 +20,7 @@ from benchmarks.graphs import five
 LEAST: Final = 1.0
 
 
-def run(*, trials: int = 400, repeats: int = 3) -> tuple[dict[str, Any], list[common.Target]]:
+def run(*, trials: int = 200, repeats: int = 3) -> tuple[dict[str, Any], list[common.Target]]:
     """Measures; gives the result to be written and the targets."""
     rates: dict[str, list[float]] = {common.BENCH: [], "Ray Tune": [], "Ray Tune, reused": []}
     for _ in range(repeats):
