@@ -120,6 +120,7 @@ def test_a_run_shows_its_steps_while_it_runs_and_then_its_state(wtb: Wtb, bench:
         "recursion_limit": 9,
         "version": None,
         "priority": 0,
+        "deadline_s": None,
     }
     assert "step 1: retrieve (6.2 ms)" in result.stderr
     assert "step 2: answer (6.2 ms)" in result.stderr
