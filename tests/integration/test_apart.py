@@ -126,7 +126,7 @@ async def bench(url: str, tmp_path: Path) -> AsyncIterator[ApartBench]:
         runners_per_pool=1,
         lease_ttl_s=5.0,
         stop_grace_s=0.3,
-        infrastructure_retries=1,
+        infrastructure_retries=2,
     )
     runners = ApartRunners(settings, url)
     async with Database(url) as db:
