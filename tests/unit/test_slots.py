@@ -53,16 +53,31 @@ async def test_a_slot_that_becomes_free_is_taken_at_once_by_what_waits() -> None
     assert held.running == [2, 3]
 
 
-async def test_as_many_are_kept_as_ended_lately_and_never_more_than_there_are_slots() -> None:
+async def test_as_many_are_kept_as_ended_lately_and_never_more_than_run() -> None:
     held = Held(Slots(4))
     await held.send(*range(4))
     await held.end(*range(4))
-    assert await held.slots.room(4, ahead=False) == 4
-    assert await held.slots.room(4, ahead=True) == 4 + int(4 * slots.AHEAD_S)
+    assert await held.slots.room(4, ahead=True) == 4, "nothing runs"
+    await held.send(4, 5)
+    assert await held.slots.room(4, ahead=False) == 2
+    assert await held.slots.room(4, ahead=True) == 2 + int(4 * slots.AHEAD_S)
     for turn in range(1, 40):
         await held.send(turn * 10)
         await held.end(turn * 10)
-    assert await held.slots.room(4, ahead=True) == 8
+    assert await held.slots.room(4, ahead=True) == 2 + 2
+    await held.send(6, 7, 8, 9)
+    assert await held.slots.room(1, ahead=True) == 2
+
+
+async def test_nothing_waits_for_what_has_just_begun() -> None:
+    held = Held(Slots(8))
+    await held.send(*range(8))
+    await asyncio.sleep(2 * slots.AHEAD_S)
+    await held.end(*range(8))
+    await held.send(*range(10, 17))
+    assert await held.slots.room(1, ahead=True) == 1, "each takes twice as long as one may wait"
+    await asyncio.sleep(1.5 * slots.AHEAD_S)
+    assert await held.slots.room(1, ahead=True) == 1 + int(8 * slots.AHEAD_S)
 
 
 async def test_where_nothing_ends_nothing_waits() -> None:

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import itertools
+import statistics
 import time
 from collections import deque
 from collections.abc import AsyncIterator
@@ -9,6 +11,8 @@ from typing import Final
 
 AHEAD_S: Final = 0.25
 """For how long executions are kept at hand: somewhat longer than new ones take to be claimed and sent."""
+SAMPLE: Final = 31
+"""Executions that ended last, whose median says how long one takes."""
 LINGER_S: Final = 0.1
 """How long room for one waits for more, so that work is claimed in chunks."""
 MOST_WAIT_S: Final = 1.0
@@ -19,7 +23,8 @@ class Slots:
     """Runs some executions and keeps those that follow them.
 
     A slot that becomes free is taken at once by an execution that waits here already. Kept are as many
-    as lately ended in `AHEAD_S`, and no more than there are slots: where nothing ends, nothing waits.
+    as lately ended in `AHEAD_S`, and of those that run have run for about as long as what ended: where
+    nothing ends, or all have just begun, nothing waits.
     """
 
     def __init__(self, count: int) -> None:
@@ -29,7 +34,9 @@ class Slots:
         self.closed = False
         """Whether there is no room, as memory is short, except for one while nothing runs."""
         self._running = asyncio.Semaphore(count)
+        self._began: dict[object, float] = {}
         self._ended: deque[float] = deque(maxlen=int(count / AHEAD_S))
+        self._took: deque[float] = deque(maxlen=SAMPLE)
         self._changed = asyncio.Condition()
 
     async def room(self, chunk: int, *, ahead: bool) -> int:
@@ -59,11 +66,15 @@ class Slots:
         except TimeoutError:
             yield False
             return
+        one = object()
+        self._began[one] = time.monotonic()
         try:
             yield True
         finally:
             self._running.release()
-            self._ended.append(time.monotonic())
+            now = time.monotonic()
+            self._took.append(now - self._began.pop(one))
+            self._ended.append(now)
 
     async def leave(self) -> None:
         """One that ran or waited here does so no more."""
@@ -87,7 +98,12 @@ class Slots:
         return self.count - self.taken + (self._ending_soon() if ahead else 0)
 
     def _ending_soon(self) -> int:
-        since = time.monotonic() - 1.0
-        while self._ended and self._ended[0] < since:
+        now = time.monotonic()
+        while self._ended and self._ended[0] < now - 1.0:
             self._ended.popleft()
-        return int(len(self._ended) * AHEAD_S)
+        most = int(len(self._ended) * AHEAD_S)
+        if not most:
+            return 0
+        young = now + AHEAD_S - statistics.median(self._took)
+        old = itertools.takewhile(lambda began: began <= young, self._began.values())
+        return sum(1 for _ in itertools.islice(old, most))
