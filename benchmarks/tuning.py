@@ -73,7 +73,11 @@ def tuned(trials: int, *, reuse: bool) -> float:
             Trial,
             param_space={"x": tune.grid_search(list(range(trials)))},
             tune_config=tune.TuneConfig(reuse_actors=reuse),
-            run_config=tune.RunConfig(storage_path=directory, verbose=0),
+            run_config=tune.RunConfig(
+                storage_path=directory,
+                verbose=0,
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            ),
         )
         began = time.monotonic()
         results = tuner.fit()
