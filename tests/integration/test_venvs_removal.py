@@ -24,7 +24,7 @@ from wtb_ray.store import Store
 
 ROOT = Path(__file__).parents[2]
 TINY_GB = 1e-9
-SOON_S = 0.01
+SOON_S = 0.25
 
 
 @contextmanager
@@ -43,7 +43,7 @@ def runner(python: str | None) -> Iterator["subprocess.Popen[str]"]:
 async def free(cache: VenvCache, spec: EnvSpec, bundle: str) -> Venv:
     """An environment whose lease is over."""
     venv = await cache.acquire(spec, bundle, lease_s=SOON_S)
-    await asyncio.sleep(3 * SOON_S)
+    await asyncio.sleep(1.5 * SOON_S)
     return venv
 
 
@@ -88,7 +88,7 @@ async def test_what_a_process_runs_in_stays_until_it_dies(
     async with host.cache(venv_max_gb=TINY_GB) as cache:
         venv = await cache.acquire(alpha(), wheels_bundle, lease_s=SOON_S)
         with runner(venv.python) as process:
-            await asyncio.sleep(3 * SOON_S)
+            await asyncio.sleep(1.5 * SOON_S)
             aged(venv, 30)
             report = await cache.prune()
             assert (report.gone, report.held, report.entries) == ((), 1, 1)
