@@ -8,15 +8,16 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-from tests.databases import databases, db, postgres, url
 from tests.stack import RUNNING, bench, needs_stack, stack
 from wtb_ray.model import RUNNER_ENV
 
-__all__ = ["bench", "databases", "db", "postgres", "stack", "url"]
+__all__ = ["bench", "stack"]
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("LANGGRAPH_STRICT_MSGPACK", "true")
+pytest_plugins = ["tests.databases"]
+"""Behind that environment, which LangGraph reads when it is imported."""
 
 
 NEED_RAY = ("tests/cluster/", "tests/chaos/test_kills.py")
