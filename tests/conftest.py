@@ -1,5 +1,6 @@
 """Fixtures that more than one level of tests uses."""
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -43,6 +44,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneRay:
     """
     config.option.loadscopereorder = False
     return OneRay(config, log)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """What is imported and collected lives as long as the session: no garbage is looked for in it."""
+    gc.disable()
+    yield
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
