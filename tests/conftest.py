@@ -1,5 +1,6 @@
 """Fixtures that more than one level of tests uses."""
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -8,15 +9,16 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-from tests.databases import databases, db, postgres, url
 from tests.stack import RUNNING, bench, needs_stack, stack
 from wtb_ray.model import RUNNER_ENV
 
-__all__ = ["bench", "databases", "db", "postgres", "stack", "url"]
+__all__ = ["bench", "stack"]
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("LANGGRAPH_STRICT_MSGPACK", "true")
+pytest_plugins = ["tests.databases"]
+"""Behind that environment, which LangGraph reads when it is imported."""
 
 
 NEED_RAY = ("tests/cluster/", "tests/chaos/test_kills.py")
@@ -42,6 +44,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneRay:
     """
     config.option.loadscopereorder = False
     return OneRay(config, log)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """What is imported and collected lives as long as the session: no garbage is looked for in it."""
+    gc.disable()
+    yield
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import pytest
@@ -153,33 +153,14 @@ async def test_without_a_url_the_error_says_what_to_set(monkeypatch: pytest.Monk
     assert raised.value.details["field"] == "OPENAI_BASE_URL"
 
 
-def test_cases_and_corpus_are_the_same_in_every_process() -> None:
-    script = (
-        "from wtb_ray.examples.rag import cases\n"
-        "from wtb_ray.examples.rag.corpus import corpus\n"
-        "from wtb_ray.model import digest\n"
-        "print(digest([case.model_dump() for case in cases()]), corpus().digest)"
-    )
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", f"import {package}\n{script}"],
-            env={**os.environ, "PYTHONHASHSEED": seed},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for seed, package in (("1", "langgraph"), ("2", "ray"))  # Ray patches the library
-    ]
-    said = {process.communicate(timeout=100)[0].strip() for process in started}
-    # Not compared with this process, in which other tests have patched the library.
-    assert len(said) == 1
-    assert said.pop().split(" ")[0] == digest([case.model_dump() for case in rag.cases()])
-
-
 RUN = """
 import json, logging, sys
+__import__(sys.argv.pop())
 from langgraph.checkpoint.postgres import PostgresSaver
 from wtb_ray import bindings, entries
 from wtb_ray.examples import rag
+from wtb_ray.examples.rag.corpus import corpus
+from wtb_ray.model import digest
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 url, deed, question = sys.argv[1:]
 answers = {}
@@ -192,45 +173,66 @@ with PostgresSaver.from_conn_string(url) as saver:
         config = {"configurable": {"thread_id": retriever if deed != "whole" else "w" + retriever}}
         state = app.invoke(None if deed == "go on" else {"question": question}, config)
         answers[retriever] = [state.get(key) for key in ("answer", "candidates", "hits")]
-print(json.dumps(answers))
+print(json.dumps([answers, digest([case.model_dump() for case in rag.cases()]), corpus().digest]))
 """
 
 
-def run(url: str, workspace: Path, deed: str) -> tuple[dict[str, Any], bool]:
-    """What a fresh process answers, and whether it built an index."""
+class Run(NamedTuple):
+    """What a fresh process says."""
+
+    answers: dict[str, Any]
+    cases: str
+    """Their digest."""
+    corpus: str
+    """Its digest."""
+    built: bool
+    """Whether it built an index."""
+
+
+def run(url: str, workspace: Path, deed: str, seed: str, first: str) -> Run:
+    """Runs in a process with hashes of its own that imports another library first."""
+    question = "What removes a direktory tree rekursively?"
     done = subprocess.run(
-        [sys.executable, "-c", RUN, url, deed, "What removes a direktory tree rekursively?"],
-        env={**os.environ, WORKSPACE_ENV: str(workspace)},
+        [sys.executable, "-c", RUN, url, deed, question, first],
+        env={**os.environ, WORKSPACE_ENV: str(workspace), "PYTHONHASHSEED": seed},
         capture_output=True,
         text=True,
         check=False,
         timeout=100,
     )
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout), "indexing" in done.stderr
+    answers, cases, corpus = json.loads(done.stdout)
+    return Run(answers, cases, corpus, "indexing" in done.stderr)
 
 
 async def test_a_run_that_was_cut_off_goes_on_with_the_restored_index(
     url: str, tmp_path: Path
 ) -> None:
-    """Another process in another directory: the same answers, and no index is built."""
+    """Another process in another directory: the same answers, and no index is built.
+
+    Cases and corpus are the same in every process.
+    """
     with PostgresSaver.from_conn_string(url) as saver:
         saver.setup()
     first, second, whole = (tmp_path / name for name in ("first", "second", "whole"))
     for directory in (first, second, whole):
         (directory / "files").mkdir(parents=True)
-    (wanted, built), (cut, built_too) = await asyncio.gather(
-        asyncio.to_thread(run, url, whole / "files", "whole"),
-        asyncio.to_thread(run, url, first / "files", "cut"),
+    wanted, cut = await asyncio.gather(
+        asyncio.to_thread(run, url, whole / "files", "whole", "1", "langgraph"),
+        asyncio.to_thread(run, url, first / "files", "cut", "2", "ray"),  # patches the library
     )
-    assert built
-    assert built_too
-    assert all(answer for answer, _, _ in wanted.values())
-    assert cut == {retriever: [None, None, None] for retriever in wanted}
+    assert wanted.built
+    assert cut.built
+    assert all(answer for answer, _, _ in wanted.answers.values())
+    assert cut.answers == {retriever: [None, None, None] for retriever in wanted.answers}
+    # The corpus is not compared with this process, in which other tests have patched the library.
+    assert (wanted.cases, wanted.corpus) == (cut.cases, cut.corpus)
+    assert wanted.cases == digest([case.model_dump() for case in rag.cases()])
     config = FileTrackingConfig()
     async with ObjectStore(f"file://{tmp_path}/objects") as objects:
         tree = TrackedTree(first / "files", config, objects, beside=first)
         kept = await tree.snapshot()
         shutil.rmtree(first)
         await TrackedTree(second / "files", config, objects, beside=second).restore(kept.manifest)
-    assert await asyncio.to_thread(run, url, second / "files", "go on") == (wanted, False)
+    gone_on = await asyncio.to_thread(run, url, second / "files", "go on", "3", "langgraph")
+    assert gone_on == wanted._replace(built=False)

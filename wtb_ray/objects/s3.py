@@ -11,10 +11,13 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+import aiobotocore.session
 import botocore.exceptions
+import botocore.loaders
 import s3fs.core
 
 from wtb_ray import errors
@@ -49,6 +52,12 @@ _AGAIN = {"RequestTimeout", "IncompleteBody", "BadDigest", "XAmzContentSHA256Mis
 _log = logging.getLogger(__name__)
 
 
+@cache
+def _models(data_path: str | None) -> botocore.loaders.Loader:
+    """What the driver knows of S3: megabytes of JSON, which every session would read for itself."""
+    return botocore.loaders.create_loader(data_path)
+
+
 class _UploadGone(Exception):
     """The server does not know the upload any more, or never did."""
 
@@ -72,6 +81,9 @@ class S3(Remote):
             asynchronous=True, skip_instance_cache=True, use_listings_cache=False, **settings
         )
         self._fs.retries = 1
+        session = aiobotocore.session.AioSession(**self._fs.kwargs)
+        session.register_component("data_loader", _models(session.get_config_variable("data_path")))
+        self._fs.session = session
         self._bucket, prefix, _ = self._fs.split_path(url)
         self._prefix = f"{prefix.rstrip('/')}/" if prefix else ""
         self._bucket_seen = False
