@@ -1,6 +1,7 @@
 """Random processes die at random moments while batches run and executions travel in time.
 
-Same results, nothing lost, nothing double, no history torn.
+The variants of each batch share their beginnings, and part at every node. Same results, nothing lost,
+nothing double, no history torn, and no step that is shared is there twice.
 """
 
 import os
@@ -21,7 +22,11 @@ from wtb_ray.sdk import WorkflowProject, WTBTestBench
 from wtb_ray.sdk.bench import Batch
 
 SEED = int(os.environ.get("WTB_CHAOS_SEED", "20261123"))
-CELLS = 120
+CASES = 40
+MATRIX: list[dict[str, str]] = [{}, {"third": "same"}, {"second": "same"}]
+CELLS = CASES * len(MATRIX)
+RUNS = CASES * (1 + 2 + 3)
+"""What is there of node runs: all begin in one, second runs for two of the variants, third for three."""
 
 
 def victims(stack: Stack) -> dict[str, list[int]]:
@@ -43,7 +48,10 @@ def test_random_kills_change_no_result(
     bench: WTBTestBench, stack: Stack, tmp_path: Path, kills: int
 ) -> None:
     chance = random.Random(SEED)
-    bench.register_project(WorkflowProject(name="faults", graph_factory="faulty:graph", root=ROOT))
+    project = WorkflowProject(name="faults", graph_factory="faulty:graph", root=ROOT)
+    for node in ("second", "third"):
+        project.register_variant(node, "same", params={"mark": node})
+    bench.register_project(project)
     killed: Counter[str] = Counter()
     commands: Counter[str] = Counter()
     while killed.total() < kills:
@@ -59,7 +67,8 @@ def test_random_kills_change_no_result(
             _kill(stack, chance, killed)
         for _ in range(3):
             travels.command()
-        undisturbed(batch.wait(timeout=180), trace, CELLS)
+        undisturbed(batch.wait(timeout=180), trace, CASES, len(MATRIX))
+        assert batch.tree().reuse.node_runs == RUNS
         _exactly_once(stack, batch.id)
         travels.finish()
         travels.check()
@@ -86,8 +95,8 @@ def _started(bench: WTBTestBench, trace: Path) -> Batch:
         try:
             return bench.run_batch_test(
                 project="faults",
-                variant_matrix=[{}],
-                test_cases=cases(CELLS, trace),
+                variant_matrix=MATRIX,
+                test_cases=cases(CASES, trace),
                 scorers=SCORERS,
                 wait=False,
             )
@@ -106,16 +115,20 @@ def _exactly_once(stack: Stack, batch_id: str) -> None:
     )
     assert row == {"scores": CELLS, "ends": CELLS, "scored": CELLS, "done": CELLS}
     torn = stack.rows(
-        "SELECT e.id, array_agg(s.step ORDER BY s.step) AS steps FROM executions e"
-        " JOIN steps s ON s.thread_id = e.thread_id WHERE e.batch_id = %(id)s"
-        " GROUP BY e.id HAVING array_agg(s.step ORDER BY s.step) <> ARRAY[-1, 0, 1, 2, 3]",
+        "SELECT e.id, array_agg(s.step ORDER BY s.step) AS steps, p.step AS parted FROM executions e"
+        " JOIN steps s ON s.thread_id = e.thread_id JOIN branches b ON b.thread_id = e.thread_id"
+        " LEFT JOIN steps p ON (p.thread_id, p.checkpoint_id) = (b.parent_thread, b.parent_checkpoint)"
+        " WHERE e.batch_id = %(id)s GROUP BY e.id, p.step HAVING array_agg(s.step ORDER BY s.step)"
+        " <> ARRAY(SELECT generate_series(coalesce(p.step + 1, -1), 3))",
         {"id": batch_id},
     )
     assert not torn
     orphans = stack.rows(
         "SELECT c.checkpoint_id FROM checkpoints c JOIN executions e ON e.thread_id = c.thread_id"
         " LEFT JOIN steps s ON (s.thread_id, s.checkpoint_id) = (c.thread_id, c.checkpoint_id)"
-        " WHERE e.batch_id = %(id)s AND c.checkpoint_ns = '' AND s.checkpoint_id IS NULL",
+        " WHERE e.batch_id = %(id)s AND c.checkpoint_ns = '' AND s.checkpoint_id IS NULL"
+        " AND NOT EXISTS (SELECT FROM branches b WHERE b.thread_id = c.thread_id"
+        " AND b.parent_checkpoint = c.checkpoint_id)",
         {"id": batch_id},
     )
     assert not orphans

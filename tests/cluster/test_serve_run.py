@@ -84,8 +84,10 @@ def test_a_batch_runs_from_the_config_file(tmp_path: Path, database: str, bucket
                 WorkflowProject(name="own", graph_factory="faulty:graph", root=ROOT)
             )
             trace = tmp_path / "trace"
-            batch = bench.run_batch_test("own", [{}], cases(8, trace), scorers=SCORERS, timeout=100)
-            undisturbed(batch, trace, 8)
+            batch = bench.run_batch_test(
+                "own", [{}], cases(20, trace), scorers=SCORERS, timeout=100
+            )
+            undisturbed(batch, trace, 20)
             assert batch.leaderboard().rows[0].metrics[0].mean == 1.0
         listed = httpx.get(f"{bucket}/objects?list-type=2").text
         assert "wtb/blobs/" in listed

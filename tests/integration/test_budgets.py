@@ -339,6 +339,23 @@ async def test_what_a_budget_excluded_waits_for_more_of_it_in_a_paused_batch_too
     assert (found.status, found.reason, found.counts["PENDING"]) == ("PAUSED", None, 2)
 
 
+async def test_failed_cells_run_again_only_with_something_left_of_the_budget(
+    bench: StoreBench,
+) -> None:
+    batch = await bench.batch(cases=1, variants=1, budget=Budget(cost=0.5))
+    [held] = await begun(bench, batch)
+    await bench.ran(held, {"cost": 0.6})
+    assert await bench.settle(held, "fail", fault=FAULT) is None
+    await bench.store.batches.close(actor="scheduler")
+    failed = await bench.store.batches.get(batch.id)
+    with pytest.raises(errors.Conflict, match="raise it first"):
+        await bench.store.batches.rerun(batch.id, ["FAILED"], actor="me")
+    assert await bench.store.batches.get(batch.id) == failed, "the failure and its score stand"
+    await bench.store.batches.set_budget(batch.id, {"cost": 2}, actor="me")
+    again = await bench.store.batches.rerun(batch.id, ["FAILED"], actor="me")
+    assert (again.status, again.counts) == ("RUNNING", {"PENDING": 1})
+
+
 async def test_a_batch_says_that_its_budget_was_used_up_as_long_as_cells_are_excluded(
     bench: StoreBench,
 ) -> None:

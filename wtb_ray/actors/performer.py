@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from wtb_ray import errors, graphs, overload, plan, scoring
+from wtb_ray.actors.slots import Slots
 from wtb_ray.actors.tracking import Tracking
 from wtb_ray.answers import next_of
 from wtb_ray.attachments import Attachment
@@ -79,6 +80,7 @@ class Performer:
         store: Store,
         tracking: Tracking,
         limits: Limits,
+        slots: Slots,
         *,
         grace_s: float,
         on_abandoned: Callable[[], None],
@@ -89,6 +91,7 @@ class Performer:
         self._store = store
         self._tracking = tracking
         self._limits = limits
+        self._slots = slots
         self._grace_s = grace_s
         self._on_abandoned = on_abandoned
         self._batches: dict[str, Batch] = {}
@@ -125,24 +128,18 @@ class Performer:
         """Those of the claims that are being performed."""
         return [work.binding for work in self._works.values()]
 
-    async def perform(self, one: Assignment, waited_s: float = 0.0) -> Settlement | None:
-        """How the claim is to be settled; None when it is another owner's by now.
-
-        Args:
-            one: The claim.
-            waited_s: How long it has waited here.
-        """
+    async def perform(self, one: Assignment) -> Settlement | None:
+        """How the claim is to be settled; None when it is another owner's by now."""
         claim = (one.execution_id, one.epoch)
-        left_s = None if one.left_s is None else one.left_s - waited_s
-        if left_s is not None and left_s <= 0:
+        if one.left_s is not None and one.left_s <= 0:
             return self._settlement(one, "fail", fault=_late())
         work = self._works[claim] = _Work(graphs.Control(), self._attachment(one), one.binding)
         if self._draining:
             work.control.request_drain(DRAINED)
-        work.task = asyncio.create_task(self._outcome(one, work))
-        if left_s is not None:
+        work.task = asyncio.create_task(self._in_turn(one, work))
+        if one.left_s is not None:
             loop = asyncio.get_running_loop()
-            work.deadline = loop.call_later(left_s, work.stop_late)
+            work.deadline = loop.call_later(one.left_s, work.stop_late)
         try:
             settlement = await work.task
             return settlement and dataclasses.replace(
@@ -186,6 +183,13 @@ class Performer:
             environment=one.environment,
             limits=self._limits,
         )
+
+    async def _in_turn(self, one: Assignment, work: _Work) -> Settlement | None:
+        """What comes of it in a slot; without one it goes back, since others may have one."""
+        async with self._slots.one() as free:
+            if not free:
+                return self._settlement(one, "requeue", reason=DRAINED)
+            return await self._outcome(one, work)
 
     async def _outcome(self, one: Assignment, work: _Work) -> Settlement | None:
         self._saver.attach(work.attachment)

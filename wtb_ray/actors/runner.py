@@ -13,7 +13,6 @@ import logging
 import os
 import socket
 import threading
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -179,6 +178,7 @@ class VariantRunner:
             self._store,
             tracking,
             self._limits,
+            self._slots,
             grace_s=self._settings.stop_grace_s,
             on_abandoned=self._on_abandoned,
         )
@@ -294,10 +294,9 @@ class VariantRunner:
         Postgres, and goes back to PENDING when the lease is buried.
         """
         self._slots.taken += len(chunk)
-        arrived = time.monotonic()
         for assignment in chunk:
             self._held.add((assignment.execution_id, assignment.epoch))
-            task = asyncio.create_task(self._execute(assignment, arrived))
+            task = asyncio.create_task(self._execute(assignment))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         return await self._slots.room(self._settings.chunk_size, ahead=ahead)
@@ -406,12 +405,12 @@ class VariantRunner:
         except errors.WTBError as e:
             log.warning("not drained: %s", e, extra={"action": "drain"})
 
-    async def _execute(self, assignment: Assignment, arrived: float) -> None:
+    async def _execute(self, assignment: Assignment) -> None:
         """One execution from its head to its next rest, whatever happens on the way."""
         claim = (assignment.execution_id, assignment.epoch)
         settlement = None
         try:
-            settlement = await self._performed(assignment, arrived)
+            settlement = await self._performing.perform(assignment)
             if settlement is not None:
                 others = self._performing.bindings()
                 settlement = await self._parking.park(assignment, settlement, others)
@@ -422,15 +421,6 @@ class VariantRunner:
                 await self._end_haunted()
             self._held.discard(claim)
             await self._slots.leave()
-
-    async def _performed(self, assignment: Assignment, arrived: float) -> Settlement | None:
-        """What came of it in a slot; without one it goes back, since others may have one."""
-        async with self._slots.one() as free:
-            if not free:
-                claim = (assignment.execution_id, assignment.epoch)
-                return Settlement(*claim, self.id, "requeue", reason=DRAINED)
-            waited_s = time.monotonic() - arrived
-            return await self._performing.perform(assignment, waited_s)
 
     async def _settle(self, group: list[Settlement]) -> list[BaseException | None]:
         most = self._settings.infrastructure_retries + 1

@@ -13,6 +13,8 @@ AHEAD_S: Final = 0.25
 """For how long executions are kept at hand: somewhat longer than new ones take to be claimed and sent."""
 SAMPLE: Final = 31
 """Executions that ended last, whose median says how long one takes."""
+RECENT_S: Final = 1.0
+"""What ended within this time says how many end soon."""
 LINGER_S: Final = 0.1
 """How long room for one waits for more, so that work is claimed in chunks."""
 MOST_WAIT_S: Final = 1.0
@@ -35,7 +37,7 @@ class Slots:
         """Whether there is no room, as memory is short, except for one while nothing runs."""
         self._running = asyncio.Semaphore(count)
         self._began: dict[object, float] = {}
-        self._ended: deque[float] = deque(maxlen=int(count / AHEAD_S))
+        self._ended: deque[float] = deque(maxlen=int(count * RECENT_S / AHEAD_S))
         self._took: deque[float] = deque(maxlen=SAMPLE)
         self._changed = asyncio.Condition()
 
@@ -99,9 +101,9 @@ class Slots:
 
     def _ending_soon(self) -> int:
         now = time.monotonic()
-        while self._ended and self._ended[0] < now - 1.0:
+        while self._ended and self._ended[0] < now - RECENT_S:
             self._ended.popleft()
-        most = int(len(self._ended) * AHEAD_S)
+        most = int(len(self._ended) * AHEAD_S / RECENT_S)
         if not most:
             return 0
         young = now + AHEAD_S - statistics.median(self._took)

@@ -306,7 +306,7 @@ def rerun(
     """Run cells again that have failed or did not run.
 
     A batch that has ended goes on. What is done does not run again. EXCLUDED are those that a budget
-    kept from beginning: raise it first.
+    kept from beginning. While a budget is used up nothing runs again: raise it first.
     """
     statuses = [one.upper() for one in status or ("FAILED", "CANCELLED")]
     with options.connect(url) as bench:

@@ -245,8 +245,8 @@ class Batches:
         Raises:
             UnknownBatch: There is none with this id.
             InvalidRequest: It has no such variant or case.
-            Conflict: It has no such cell in one of these statuses, or they are EXCLUDED and a
-                budget that is used up would exclude them again.
+            Conflict: It has no such cell in one of these statuses, or a budget that is used up
+                would exclude them at once.
             ProjectInactive: Nothing new of its project may start.
             ProjectRemoved: Its project was removed.
         """

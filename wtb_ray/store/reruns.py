@@ -29,8 +29,8 @@ async def rerun(
 
     Raises:
         InvalidRequest: The batch has no such variant or case.
-        Conflict: It has no such cell in one of these statuses, or they are EXCLUDED and a budget that
-            is used up would exclude them again.
+        Conflict: It has no such cell in one of these statuses, or a budget that is used up would
+            exclude them at once.
         ProjectInactive: Nothing new of its project may start.
         ProjectRemoved: Its project was removed.
     """
@@ -55,8 +55,7 @@ async def rerun(
     await conn.execute(SQL["unseal_open_cells"], {"id": batch["id"]})
     ended = batch["status"] in states.TERMINAL_BATCH
     await go_on(conn, batch, events.BatchRerun(cells=len(rows), reopened=ended), actor)
-    if CellStatus.EXCLUDED in statuses:
-        await _may_begin(conn, batch)
+    await _may_begin(conn, batch)
 
 
 async def _may_begin(conn: Connection, batch: DictRow) -> None:
