@@ -35,6 +35,7 @@ CONFIGURATION: Final = {
     "jit": "off",
     "random_page_cost": "1.1",
     "autovacuum_vacuum_scale_factor": "0.05",
+    "autovacuum_naptime": "15s",
     "log_min_messages": "warning",
 }
 START_ATTEMPTS: Final = 60
