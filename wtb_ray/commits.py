@@ -217,6 +217,7 @@ class _Trial:
     async def run(self, database: db.Database) -> None:
         async with database.connection() as conn, conn.pipeline(), conn.transaction():
             cursor = conn.cursor(row_factory=tuple_row)
+            await conn.execute("SELECT pg_advisory_xact_lock_shared(%s)", (db.COMMITS_LOCK,))
             unleased = await self._unleased(cursor)
             wanted = await self._fence(cursor, unleased)
             self.outcomes = [_outcome(item, wanted, unleased) for item in self._items]

@@ -44,6 +44,8 @@ IDLE_CHECK_S: Final = 1.0
 AGAIN_S: Final = 1.0
 """How long a cancelled task is waited for before it is cancelled once more."""
 MIGRATION_LOCK: Final = 0x777462  # "wtb"
+COMMITS_LOCK: Final = 0x777463
+"""Shared by the group commits of runs; whoever holds it alone has no later writer of their rows."""
 
 
 def queries(name: str) -> dict[str, LiteralString]:

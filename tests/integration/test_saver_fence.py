@@ -1,6 +1,7 @@
 """Only the run that holds an execution writes its checkpoints, whatever else happens at once."""
 
 import asyncio
+import itertools
 import logging
 
 import psycopg
@@ -22,8 +23,10 @@ from tests.integration.saver_bench import (
     until,
 )
 from wtb_ray import errors
-from wtb_ray.db import Database
+from wtb_ray.db import Connection, Database, ended
 from wtb_ray.saver import Attachment, Saver
+from wtb_ray.store import transactions
+from wtb_ray.store.sql import SQL
 
 
 async def test_a_zombie_writes_nothing_after_a_takeover(db: Database) -> None:
@@ -212,6 +215,53 @@ async def test_commands_over_many_executions_do_not_deadlock_with_commits(
     assert commands > 0
     assert caplog.messages == []
     assert [await count(db, "events", attachment) for attachment in runs] == [3] * len(runs)
+
+
+@pytest.mark.parametrize("patient", [transactions.PATIENT, transactions.ATTEMPTS])
+async def test_a_slow_command_on_what_commits_all_the_time_takes_its_turn(
+    db: Database, monkeypatch: pytest.MonkeyPatch, patient: int
+) -> None:
+    monkeypatch.setattr(transactions, "PATIENT", patient)
+    saver, attachment = Saver(db), await execution(db)
+    saver.attach(attachment)
+    tries = 0
+
+    async def command(conn: Connection) -> None:
+        nonlocal tries
+        tries += 1
+        await conn.execute("SELECT pg_current_xact_id()")  # its place in the log
+        await asyncio.sleep(0.05)
+        locked = await conn.execute(SQL["lock_executions"], {"ids": [attachment.execution_id]})
+        transactions.in_order(await locked.fetchall())
+
+    async def keep_committing() -> None:
+        for step in itertools.count():
+            await put(saver, attachment, f"1ef{step:09}", step, x=step)
+
+    committing = asyncio.create_task(keep_committing())
+    await until(lambda: _has_head(db, attachment))
+    try:
+        if patient < transactions.ATTEMPTS:
+            await transactions.transact(db, command)
+            assert tries == patient + 1
+        else:  # what would be without it
+            with pytest.raises(errors.Unavailable, match="races"):
+                await transactions.transact(db, command)
+        before = await head(db, attachment)
+        await until(lambda: _has_moved(db, attachment, before))
+        assert not committing.done()
+    finally:
+        await ended(committing)
+
+
+async def _has_head(db: Database, attachment: Attachment) -> bool:
+    return (await head(db, attachment))[0] is not None
+
+
+async def _has_moved(
+    db: Database, attachment: Attachment, before: tuple[str | None, int | None]
+) -> bool:
+    return await head(db, attachment) != before
 
 
 async def test_a_group_that_is_the_victim_of_a_deadlock_is_tried_again(

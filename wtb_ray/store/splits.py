@@ -235,8 +235,6 @@ class Splits:
             variant, stopped = row["variants"].index(name), 0
             bindings = orjson.loads(row["bindings"])
             params = {"batch_id": batch_id, "variant": variant}
-            cancelled = await conn.execute(SQL["cancel_waiting_of_variant"], params)
-            stopped += cancelled.rowcount
             seen: list[str] = []
             while True:  # a split may have moved some before their executions were locked
                 found = await conn.execute(SQL["begun_of_variant"], {**params, "seen": seen})
@@ -245,6 +243,8 @@ class Splits:
                     break
                 stopped += await _prune(conn, ids, variant, bindings, reason, actor)
                 seen += ids
+            waiting = await conn.execute(SQL["cancel_waiting_of_variant"], params)
+            stopped += waiting.rowcount
             event = events.VariantStopped(variant=name, cells=stopped, reason=reason)
             await append_many(conn, [Entry(actor, event, row["project"], None, batch_id)])
             return stopped

@@ -4,7 +4,8 @@ The event log is ordered by transaction id, and a transaction gets its id with i
 A command that locks several rows may wait for one that has changed a later row meanwhile under a
 higher id; its event about that row would then stand before the other's. `in_order` finds this
 after the locks are taken, and the command starts again under a new id: what the log says about a
-row, in its order, is that row's history.
+row, in its order, is that row's history. One that loses again and again, to runs that commit all the
+time, holds their commits up while it takes its turn.
 """
 
 import asyncio
@@ -16,12 +17,19 @@ import psycopg
 from psycopg.rows import DictRow
 
 from wtb_ray import errors
-from wtb_ray.db import Connection, Database
+from wtb_ray.db import COMMITS_LOCK, Connection, Database
 
 Result = TypeVar("Result")
 
 ATTEMPTS: Final = 8
+PATIENT: Final = 3
+"""Attempts until the commits of runs are held up."""
 PAUSE_S: Final = 0.005
+LOST: Final = (
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.SerializationFailure,
+    psycopg.errors.LockNotAvailable,
+)
 HALF_OF_XIDS: Final = 1 << 31
 
 
@@ -34,13 +42,22 @@ async def transact(db: Database, work: Callable[[Connection], Awaitable[Result]]
     for attempt in range(ATTEMPTS):
         try:
             async with db.transaction() as conn:
+                if attempt >= PATIENT:
+                    await _hold_up_commits(conn)
                 return await work(conn)
-        except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure) as e:
+        except LOST as e:
             lost = e
         await asyncio.sleep(random.uniform(0, PAUSE_S * 2**attempt))  # noqa: S311
     raise errors.DatabaseUnavailable(
         f"the command lost {ATTEMPTS} races for its rows: {lost}"
     ) from lost
+
+
+async def _hold_up_commits(conn: Connection) -> None:
+    """Waits until no run commits, and lets none until this transaction, which has no id yet, has ended."""
+    await conn.execute("SET LOCAL lock_timeout = '2s'")  # one of them may hang
+    await conn.execute("SELECT pg_advisory_xact_lock(%s)", (COMMITS_LOCK,))
+    await conn.execute("SET LOCAL lock_timeout = DEFAULT")
 
 
 def in_order(rows: Sequence[DictRow]) -> Sequence[DictRow]:
